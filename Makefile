@@ -1,0 +1,38 @@
+# The verbs of this project; `make help` explains them.
+PYTHON ?= python3.11
+VENV := .venv
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := $(READY)
+.PHONY: help demo test lint lock clean
+
+$(READY): requirements.lock pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet uv
+	$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+help: ## say what each verb does
+	@echo "make            set up .venv from requirements.lock, and the project itself"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
+
+demo: $(READY) ## synthesize a small fleet, train, score and evaluate on it, in demo/
+	$(VENV)/bin/ray-asd demo --out demo
+
+test: $(READY) ## run the whole test suite
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY) ## ruff, mypy and the rules of the house
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+lock: $(READY) ## pin the dependencies anew
+	$(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+		--extra dev --no-emit-index-url --custom-compile-command "make lock" \
+		pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and what the demo left
+	rm -rf $(VENV) demo

@@ -1,0 +1,361 @@
+"""Every setting of one system, as frozen models; YAML in and out.
+
+The models carry no defaults: the numbers stand in ``recipes/first_shot.yaml`` and nowhere else.
+A recipe that names another in ``extends`` says only what it changes. A bundle holds the recipe
+it was fitted with, whole, so that every score can be traced to it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ray_asd.errors import BadInput
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Settings(BaseModel):
+    """A part of a recipe: frozen, and without room for a key it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with any of these settings."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class FrontEnd(Settings):
+    """How a waveform becomes a mel spectrogram."""
+
+    sample_rate_hz: Positive
+    n_fft: Positive
+    hop: Positive
+    mels: Positive
+    low_hz: Annotated[float, Field(ge=0)]
+    high_hz: Annotated[float, Field(gt=0)]
+    scale: Literal["log", "linear"]
+    floor: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _bands_lie_below_nyquist(self) -> FrontEnd:
+        if not self.low_hz < self.high_hz <= self.sample_rate_hz / 2:
+            raise ValueError("low_hz < high_hz <= sample_rate_hz / 2 must hold")
+        return self
+
+
+class Clips(Settings):
+    """How a recording is cut into clips, and a clip into segments."""
+
+    segment_s: Annotated[float, Field(gt=0)]
+    segments: Positive
+    longest_s: Annotated[float, Field(gt=0)]
+    cut_s: Annotated[float, Field(gt=0)]
+    longest_recording_s: Annotated[float, Field(gt=0)]
+    largest_file_bytes: Positive
+
+    @model_validator(mode="after")
+    def _a_clip_holds_a_segment(self) -> Clips:
+        if not self.segment_s <= self.cut_s <= self.longest_s <= self.longest_recording_s:
+            raise ValueError("segment_s <= cut_s <= longest_s <= longest_recording_s must hold")
+        return self
+
+
+class EfficientNet(Settings):
+    """A timm EfficientNet-B0 over the segment as a one-channel image."""
+
+    kind: Literal["efficientnet_b0"]
+    pretrained: bool
+
+
+class Transformer(Settings):
+    """A Transformer encoder over the segment's mel frames."""
+
+    kind: Literal["transformer"]
+    width: Positive
+    layers: Positive
+    heads: Positive
+    feed_forward: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Transformer:
+        if self.width % self.heads:
+            raise ValueError("width must be a multiple of heads")
+        return self
+
+
+Backbone = Annotated[EfficientNet | Transformer, Field(discriminator="kind")]
+
+
+class LossWeights(Settings):
+    """The weight of each head's loss in their sum."""
+
+    machine_type: Annotated[float, Field(ge=0)]
+    attributes: Annotated[float, Field(ge=0)]
+
+
+class Mixup(Settings):
+    """Mixing of a normal clip with one of another machine type."""
+
+    enabled: bool
+    alpha: Annotated[float, Field(gt=0)]
+
+
+class Upstream(Settings):
+    """The backbones and how they are trained."""
+
+    embedding: Positive
+    backbones: Annotated[dict[Name, Backbone], Field(min_length=1)]
+    loss: LossWeights
+    mixup: Mixup
+    batch: Annotated[int, Field(ge=2)]
+    epochs: Annotated[int, Field(ge=0)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    gradient_clip: Annotated[float, Field(gt=0)]
+    checkpoint_epochs: Positive
+    checkpoints_kept: Positive
+
+
+class Detector(Settings):
+    """One detector: its kind, its size, and what one of its points is."""
+
+    kind: Literal["knn", "lof", "gmm"]
+    size: Positive
+    metric: Literal["cosine", "euclidean"]
+    per: Literal["clip", "segment"]
+    pool: Literal["mean", "max"]
+
+
+class Downstream(Settings):
+    """The detectors and what they are fitted on."""
+
+    precision: Literal["fp32"]
+    reference: Literal["all", "source", "target", "held_out"]
+    pseudo_normals: Annotated[int, Field(ge=0)]
+    folds: Annotated[int, Field(ge=2)]
+    fewest_held_out: Annotated[int, Field(ge=2)]
+    detectors: Annotated[dict[Name, Detector], Field(min_length=1)]
+
+
+class Ensemble(Settings):
+    """Which members' standardized scores are combined, and how."""
+
+    members: Literal["all"] | Annotated[list[str], Field(min_length=1)]
+    combine: Literal["mean", "min", "max"]
+
+
+class Recipe(Settings):
+    """All of one system's settings."""
+
+    name: Name
+    seed: int
+    front_end: FrontEnd
+    clips: Clips
+    held_out: Share
+    upstream: Upstream
+    downstream: Downstream
+    ensembles: Annotated[dict[Name, Ensemble], Field(min_length=1)]
+    standardize: Literal["reference", "batch"]
+    false_alarm_rate: Share
+
+    @model_validator(mode="after")
+    def _ensembles_name_members(self) -> Recipe:
+        known = self.members()
+        for name, ensemble in self.ensembles.items():
+            for member in [] if ensemble.members == "all" else ensemble.members:
+                if member not in known:
+                    raise ValueError(
+                        f"ensemble {name} names the member {member}; there are {', '.join(known)}"
+                    )
+        return self
+
+    def members(self) -> list[str]:
+        """Names of all members: ``backbone/detector``, backbones first in their order."""
+        return [
+            f"{backbone}/{detector}"
+            for backbone in self.upstream.backbones
+            for detector in self.downstream.detectors
+        ]
+
+    def ensemble_members(self, name: str) -> list[str]:
+        """Names of the members of the ensemble ``name``."""
+        members = self.ensembles[name].members
+        return self.members() if members == "all" else list(members)
+
+    def features_digest(self) -> str:
+        """Digest of all that decides a features table: the front end and the cutting of clips."""
+        text = self.front_end.digest() + self.clips.digest()
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        """This recipe, whole, as YAML that ``load`` reads back to an equal recipe."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("ray_asd") / "recipes"
+    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load(name_or_file: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Load a shipped recipe by name, or a YAML file, and apply ``key=value`` overrides.
+
+    Args:
+        name_or_file: a name from :func:`shipped`, or the path of a YAML file.
+        overrides: ``dotted.key=value`` each, the value in YAML; the key must exist.
+
+    Raises:
+        BadInput: no such recipe, not YAML, an unknown or a wrong setting.
+
+    >>> load("first_shot", ["upstream.epochs=3"]).upstream.epochs
+    3
+    """
+    tree = _read(str(name_or_file), seen=())
+    for override in overrides:
+        _set(tree, override)
+    return validate(tree, str(name_or_file))
+
+
+def validate(tree: dict[str, Any], origin: str) -> Recipe:
+    """Make a recipe of a parsed tree; ``origin`` names it in errors.
+
+    Raises:
+        BadInput: an unknown, missing or wrong setting, each named in one line.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise BadInput(f"recipe {origin}: {_explain(error)}") from None
+
+
+def _read(name_or_file: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if name_or_file in seen:
+        raise BadInput(f"recipe {name_or_file}: extends itself through {' -> '.join(seen)}")
+    if name_or_file in shipped():
+        text = (resources.files("ray_asd") / "recipes" / f"{name_or_file}.yaml").read_text("utf-8")
+    else:
+        path = Path(name_or_file)
+        if not path.is_file():
+            raise BadInput(
+                f"recipe {name_or_file}: no such file, nor one of the shipped recipes "
+                f"({', '.join(shipped())})"
+            )
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"recipe {name_or_file}: cannot be read: {error}") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(
+            f"recipe {name_or_file}: not YAML: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(tree, dict):
+        raise BadInput(f"recipe {name_or_file}: holds no settings")
+    base = tree.pop("extends", None)
+    return tree if base is None else _merge(_read(str(base), (*seen, name_or_file)), tree)
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``change`` laid over it; a null removes a key, a new ``kind`` replaces all."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        if value is None:
+            merged.pop(key, None)
+        elif (
+            isinstance(old, dict)
+            and isinstance(value, dict)
+            and value.get("kind", old.get("kind")) == old.get("kind")
+        ):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise BadInput(f"--set {override}: not of the form key=value")
+    try:
+        value = yaml.load(text, _Numbers)  # noqa: S506, a SafeLoader with one more number
+    except yaml.YAMLError:
+        raise BadInput(f"--set {override}: the value is not YAML") from None
+    *path, last = key.split(".")
+    place = tree
+    for i, step in enumerate([*path, last]):
+        if not isinstance(place, dict) or step not in place:
+            where = ".".join(path[:i]) or "the recipe"
+            there = list(place) if isinstance(place, dict) else []
+            raise BadInput(f"--set {override}: {where} has no {step}; {_nearest(step, there)}")
+        if i < len(path):
+            place = place[step]
+    place[last] = value
+
+
+class _Numbers(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a string; on a command line it is a number."""
+
+
+_Numbers.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), None
+)
+
+
+def _nearest(word: str, there: list[str]) -> str:
+    close = difflib.get_close_matches(word, there, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(there) or 'none'}"
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(step) for step in first["loc"]) or "the recipe"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        *parents, key = (str(step) for step in first["loc"])
+        return f"unknown setting {place}; {_nearest(key, _keys_at(parents))}{more}"
+    if first["type"] == "missing":
+        return f"{place} is missing; add it, or start the file with `extends: first_shot`{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
+    return f"{place}: {message[:1].lower()}{message[1:]}{value}{more}"
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    """Names of the settings at ``path``, following the models by their fields."""
+    models: list[Any] = [Recipe]
+    for step in path:
+        following: list[Any] = []
+        for model in models:
+            if isinstance(model, type) and issubclass(model, BaseModel):
+                if step in model.model_fields:
+                    following += _models_in(model.model_fields[step].annotation)
+                elif model.model_fields.get("kind"):
+                    # a discriminated union puts the kind's own name into the path
+                    following.append(model)
+            else:
+                following.append(model)
+        models = following
+    return sorted({k for m in models if hasattr(m, "model_fields") for k in m.model_fields})
+
+
+def _models_in(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
