@@ -1,0 +1,45 @@
+"""Finds machines that sound wrong, in archives too large for one computer.
+
+Each verb of the command line is a function here of the same name. They are loaded when first
+used, so that the parts which need no Ray can be imported without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray_asd.pipelines.demo import demo
+    from ray_asd.pipelines.evaluate import evaluate
+    from ray_asd.pipelines.fit import fit
+    from ray_asd.pipelines.index import index
+    from ray_asd.pipelines.score import score
+    from ray_asd.pipelines.train import train
+    from ray_asd.scores import read_rejections, read_scores
+
+_HOMES = {
+    "demo": "ray_asd.pipelines.demo",
+    "evaluate": "ray_asd.pipelines.evaluate",
+    "fit": "ray_asd.pipelines.fit",
+    "index": "ray_asd.pipelines.index",
+    "read_rejections": "ray_asd.scores",
+    "read_scores": "ray_asd.scores",
+    "score": "ray_asd.pipelines.score",
+    "train": "ray_asd.pipelines.train",
+}
+
+__all__ = [
+    "demo",
+    "evaluate",
+    "fit",
+    "index",
+    "read_rejections",
+    "read_scores",
+    "score",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,19 @@
+from ray_asd.archive.audio import decode
+from ray_asd.archive.fleet import synthesize
+from ray_asd.archive.layout import Layout, Named, layout_of
+from ray_asd.archive.manifest import Index, build, fold_of, held_out, read, training, write
+
+__all__ = [
+    "Index",
+    "Layout",
+    "Named",
+    "build",
+    "decode",
+    "fold_of",
+    "held_out",
+    "layout_of",
+    "read",
+    "synthesize",
+    "training",
+    "write",
+]

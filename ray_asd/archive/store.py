@@ -1,0 +1,234 @@
+"""The archive's files, on a disk or in object storage, all through :mod:`pyarrow.fs`.
+
+A location is a local path, relative or absolute, or a URI that pyarrow.fs reads
+(``file:///data/rec``, ``s3://plant/rec?endpoint_override=http://minio:9000``). Names within a
+URI are percent-encoded; those of a local path stand as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+from pyarrow import fs
+
+from ray_asd.errors import BadInput
+
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class Entry(NamedTuple):
+    """One file as a listing shows it."""
+
+    uri: str
+    relative: str  # to the folder listed, with "/" between names, never percent-encoded
+    bytes: int
+    modified_ns: int
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of size and modification time."""
+        text = f"{self.bytes} {self.modified_ns}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system that holds ``uri``, and the path there; a local path is made absolute.
+
+    Raises:
+        BadInput: pyarrow.fs has no such scheme here, or cannot reach the store.
+    """
+    if not _SCHEME.match(uri):
+        return _local(), os.path.abspath(uri)
+    base, path, query = _split(uri)
+    try:
+        filesystem, root = _open(base, query)
+    except (ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(
+            f"{uri}: {reason}; give a local path or a URI that pyarrow.fs reads, such as s3://…"
+        ) from None
+    place = (root.rstrip("/") + unquote(path)).rstrip("/")
+    return filesystem, (place or root) if root.startswith("/") else place.lstrip("/")
+
+
+def join(uri: str, *names: str) -> str:
+    """``uri`` followed by ``names``; a URI's query stays at its end.
+
+    >>> join("s3://plant/rec?region=eu-west-1", "fan 1", "a.wav")
+    's3://plant/rec/fan%201/a.wav?region=eu-west-1'
+    """
+    if not _SCHEME.match(uri):
+        return os.path.join(uri, *names)
+    base, path, query = _split(uri)
+    return base + "/".join([path.rstrip("/"), *map(quote, names)]) + query
+
+
+def name(uri: str) -> str:
+    """The last name in ``uri``, as it stands on the disk or in the bucket."""
+    if not _SCHEME.match(uri):
+        return os.path.basename(uri)
+    _, path, _ = _split(uri)
+    return unquote(path.rstrip("/").rpartition("/")[2])
+
+
+def stat(uri: str) -> Entry | None:
+    """Size and modification time of one file; None where there is no file."""
+    filesystem, path = resolve(uri)
+    info = filesystem.get_file_info(path)
+    if info.type != fs.FileType.File:
+        return None
+    return Entry(uri, info.base_name, info.size, info.mtime_ns or 0)
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or a folder stands at ``uri``."""
+    filesystem, path = resolve(uri)
+    return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file, as it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
+    """
+    filesystem, path = resolve(uri)
+    # The default would unpack whatever is named .gz.
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        data: bytes = stream.read()
+    return data
+
+
+def list_files(uri: str) -> Iterator[Entry]:
+    """Every file under the folder ``uri``: a folder's own files by name, then its folders'.
+
+    One folder is listed at a time, so that the first files come at once and memory holds a
+    folder, not the archive. Hidden files and folders (a leading dot) are left out.
+
+    Raises:
+        BadInput: there is no such folder, or it may not be read.
+    """
+    filesystem, path = resolve(uri)
+    kind = filesystem.get_file_info(path).type
+    if kind == fs.FileType.NotFound:
+        raise BadInput(f"{uri}: there is no such folder; check the path")
+    if kind == fs.FileType.File:
+        raise BadInput(f"{uri}: is a file, not a folder; give the folder that holds it")
+    root = uri if _SCHEME.match(uri) else path
+    return _walk(filesystem, path, root, "")
+
+
+def write_atomic(uri: str, data: bytes) -> None:
+    """Write ``data`` so that a reader finds the old file or the whole new one.
+
+    Raises:
+        OSError: it cannot be written; what stood there before still does.
+    """
+    filesystem, path = resolve(uri)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        # A put becomes visible when it is complete.
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    folder, base = os.path.split(path)
+    # Names have a limit of 255 bytes; the temporary one must not be what breaks it.
+    temporary = os.path.join(folder, f".{base[:32]}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise
+    _sync(folder)
+
+
+def size(uri: str) -> int:
+    """Bytes of the file ``uri``; 0 where there is none."""
+    entry = stat(uri)
+    return 0 if entry is None else entry.bytes
+
+
+def is_folder(uri: str) -> bool:
+    """Whether a folder lies at ``uri``."""
+    filesystem, path = resolve(uri)
+    return bool(filesystem.get_file_info(path).type == fs.FileType.Directory)
+
+
+def absolute(uri: str) -> str:
+    """``uri`` so that a process with another working directory reads the same place."""
+    return uri if _SCHEME.match(uri) else resolve(uri)[1]
+
+
+def make_dir(uri: str) -> None:
+    """Make the folder ``uri`` and those above it; one that stands already is left alone."""
+    filesystem, path = resolve(uri)
+    filesystem.create_dir(path, recursive=True)
+
+
+def _walk(filesystem: fs.FileSystem, path: str, root: str, relative: str) -> Iterator[Entry]:
+    try:
+        listing = filesystem.get_file_info(fs.FileSelector(path))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be listed: {error}; check its permissions") from None
+    seen = sorted((i for i in listing if not i.base_name.startswith(".")), key=_base_name)
+    for info in seen:
+        if info.type == fs.FileType.File:
+            below = f"{relative}{info.base_name}"
+            yield Entry(join(root, *below.split("/")), below, info.size, info.mtime_ns or 0)
+    for info in seen:
+        if info.type == fs.FileType.Directory and not _loops(filesystem, path, info.path):
+            yield from _walk(filesystem, info.path, root, f"{relative}{info.base_name}/")
+
+
+def _base_name(info: fs.FileInfo) -> str:
+    return str(info.base_name)
+
+
+def _loops(filesystem: fs.FileSystem, folder: str, below: str) -> bool:
+    """Whether a link in ``folder`` leads back to it or to a folder above it."""
+    if not isinstance(filesystem, fs.LocalFileSystem) or not os.path.islink(below):
+        return False
+    here, there = os.path.realpath(folder), os.path.realpath(below)
+    return os.path.commonpath([here, there]) == there
+
+
+def _split(uri: str) -> tuple[str, str, str]:
+    """``scheme://store``, ``/path`` and ``?query`` of a URI; either of the last may be empty."""
+    address, mark, query = uri.partition("?")
+    scheme, _, rest = address.partition("://")
+    store, slash, path = rest.partition("/")
+    return f"{scheme}://{store}", slash + path, mark + query
+
+
+@lru_cache(maxsize=64)
+def _open(base: str, query: str) -> tuple[fs.FileSystem, str]:
+    # Opening a bucket may look up its region and its credentials: once a store, not once a file.
+    filesystem, root = fs.FileSystem.from_uri(f"{base}/{query}")
+    return filesystem, root
+
+
+@lru_cache(maxsize=1)
+def _local() -> fs.LocalFileSystem:
+    return fs.LocalFileSystem()
+
+
+def _sync(folder: str) -> None:
+    """Make a rename in ``folder`` outlast a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

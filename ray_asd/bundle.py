@@ -1,0 +1,214 @@
+"""A trained system on disk: weights, detectors, calibration and the recipe. Nothing executes.
+
+::
+
+    bundle.json                  format, bundle id, library versions, the sections,
+                                 and a SHA-256 of every other file
+    recipe.yaml                  the recipe it was fitted with, whole
+    backbones/<name>.safetensors
+    sections/<number>.safetensors, .json
+                                 of one (machine type, section): detectors' arrays and settings,
+                                 calibration, and the reference clips' names and embeddings
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import numpy as safetensors
+
+from ray_asd import recipe as recipes
+from ray_asd.archive import store
+from ray_asd.downstream import Detector, restore
+from ray_asd.ensemble import Calibration
+from ray_asd.errors import BadInput
+from ray_asd.recipe import Recipe
+
+FORMAT = 1
+Arrays = dict[str, npt.NDArray[Any]]
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The reference clips of a section, to name the nearest one.
+
+    ``embeddings`` is ``(clips, embedding)`` float32, unit length, of the first backbone.
+    """
+
+    uris: list[str]
+    starts_s: list[float]
+    embeddings: npt.NDArray[np.float32]
+
+    def nearest(self, points: npt.NDArray[Any]) -> list[tuple[str, float]]:
+        """Recording and start in seconds of the clip closest in angle to each point (m, d)."""
+        similarity = points.astype(np.float64) @ self.embeddings.T.astype(np.float64)
+        return [(self.uris[i], self.starts_s[i]) for i in similarity.argmax(1)]
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that scores one (machine type, section)."""
+
+    detectors: dict[str, Detector]
+    calibration: Calibration
+    neighbours: Neighbours
+    trust: dict[str, Any] = field(default_factory=dict)
+    """How far the calibration can be trusted: clips, folds, warnings."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained system in memory."""
+
+    recipe: Recipe
+    backbones: dict[str, bytes]
+    sections: dict[Key, Section]
+    bundle_id: str = ""
+    digests: dict[Key, str] = field(default_factory=dict)
+
+
+def save(bundle: Bundle, uri: str) -> Bundle:
+    """Write ``bundle`` under ``uri``, and return it with its id and section digests.
+
+    ``bundle.json`` is written last: a folder without it is no bundle.
+    """
+    files: dict[str, bytes] = {"recipe.yaml": bundle.recipe.to_yaml().encode()}
+    for name, weights in bundle.backbones.items():
+        files[f"backbones/{name}.safetensors"] = weights
+    shared = _digest(
+        *sorted(f"{name} {_sha(weights)}" for name, weights in bundle.backbones.items()),
+        bundle.recipe.features_digest(),
+        bundle.recipe.downstream.precision,
+        json.dumps(bundle.recipe.model_dump(mode="json")["ensembles"], sort_keys=True),
+    )
+    sections, digests = [], {}
+    for number, (key, section) in enumerate(sorted(bundle.sections.items())):
+        arrays, settings = _pack(section)
+        stem = f"sections/{number:04d}"
+        files[f"{stem}.safetensors"] = arrays
+        files[f"{stem}.json"] = settings
+        digests[key] = _digest(shared, *key, _sha(arrays), _sha(settings))
+        sections.append(
+            {"machine_type": key[0], "section": key[1], "stem": stem, "digest": digests[key]}
+        )
+    checksums = {name: _sha(data) for name, data in files.items()}
+    bundle_id = _digest(*(f"{name} {sha}" for name, sha in sorted(checksums.items())))
+    index = {
+        "format": FORMAT,
+        "bundle_id": bundle_id,
+        "precision": bundle.recipe.downstream.precision,
+        "versions": {name: version(name) for name in ("ray-asd", "torch", "scikit-learn")},
+        "sections": sections,
+        "sha256": checksums,
+    }
+    for folder in ("", "backbones", "sections"):
+        store.make_dir(store.join(uri, folder) if folder else uri)
+    for name, data in files.items():
+        store.write_atomic(store.join(uri, name), data)
+    store.write_atomic(
+        store.join(uri, "bundle.json"), (json.dumps(index, indent=2) + "\n").encode()
+    )
+    return Bundle(bundle.recipe, bundle.backbones, bundle.sections, bundle_id, digests)
+
+
+def load(uri: str) -> Bundle:
+    """Read and verify the bundle under ``uri``.
+
+    Raises:
+        BadInput: no bundle there, one of another format, a missing or a changed file.
+    """
+    index = verify(uri)
+    recipe = recipes.parse(_file(uri, "recipe.yaml").decode(), f"{uri}/recipe.yaml")
+    backbones = {
+        name: _file(uri, f"backbones/{name}.safetensors") for name in recipe.upstream.backbones
+    }
+    sections, digests = {}, {}
+    for entry in index["sections"]:
+        key = (entry["machine_type"], entry["section"])
+        stem = entry["stem"]
+        sections[key] = _unpack(_file(uri, f"{stem}.safetensors"), _file(uri, f"{stem}.json"))
+        digests[key] = entry["digest"]
+    return Bundle(recipe, backbones, sections, index["bundle_id"], digests)
+
+
+def verify(uri: str) -> dict[str, Any]:
+    """Check every file of the bundle under ``uri`` against its checksum; return the index.
+
+    Raises:
+        BadInput: as :func:`load`.
+    """
+    if not store.exists(store.join(uri, "bundle.json")):
+        raise BadInput(f"{uri}: no bundle.json there; name a folder that `ray-asd fit` wrote")
+    try:
+        index: dict[str, Any] = json.loads(_file(uri, "bundle.json"))
+        form, checksums = index["format"], index["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{uri}/bundle.json: not a bundle's index; fit the bundle anew") from None
+    if form != FORMAT:
+        raise BadInput(f"{uri}: a bundle of format {form}; this version reads format {FORMAT}")
+    for name, expected in checksums.items():
+        if _sha(_file(uri, name)) != expected:
+            raise BadInput(
+                f"{uri}/{name}: its checksum differs from the bundle's; "
+                "the file was changed or damaged: copy the bundle again, or fit it anew"
+            )
+    return index
+
+
+def _pack(section: Section) -> tuple[bytes, bytes]:
+    arrays: Arrays = {"neighbours": section.neighbours.embeddings}
+    detectors = {}
+    for member, detector in section.detectors.items():
+        detectors[member] = detector.meta()
+        for name, array in detector.arrays().items():
+            arrays[f"{member}:{name}"] = np.ascontiguousarray(array)
+    settings = {
+        "detectors": detectors,
+        "calibration": section.calibration.to_dict(),
+        "reference": {"uris": section.neighbours.uris, "starts_s": section.neighbours.starts_s},
+        "trust": section.trust,
+    }
+    text = json.dumps(settings, indent=1, ensure_ascii=False, sort_keys=True)
+    return safetensors.save(arrays), text.encode()
+
+
+def _unpack(packed: bytes, text: bytes) -> Section:
+    arrays, settings = safetensors.load(packed), json.loads(text)
+    detectors = {}
+    for member, meta in settings["detectors"].items():
+        own = {
+            name.split(":", 1)[1]: array
+            for name, array in arrays.items()
+            if name.startswith(f"{member}:")
+        }
+        detectors[member] = restore(own, meta)
+    return Section(
+        detectors=detectors,
+        calibration=Calibration.from_dict(settings["calibration"]),
+        neighbours=Neighbours(
+            settings["reference"]["uris"], settings["reference"]["starts_s"], arrays["neighbours"]
+        ),
+        trust=settings["trust"],
+    )
+
+
+def _file(uri: str, name: str) -> bytes:
+    try:
+        return store.read_bytes(store.join(uri, name))
+    except FileNotFoundError:
+        raise BadInput(f"{uri}/{name}: missing; copy the bundle again, or fit it anew") from None
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

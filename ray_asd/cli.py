@@ -1,0 +1,286 @@
+"""The command line: parse, call a pipeline, print.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 done; 1 failed;
+2 wrong usage or bad input, with one clear line; 3 done, but some recordings were rejected and
+``--strict`` was given.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import ray_asd
+from ray_asd import console
+from ray_asd.errors import BadInput, RunFailed
+
+app = typer.Typer(
+    name="ray-asd",
+    help="Learns what normal machines sound like, and scores archives of recordings.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to join: auto, or its address. Default: a local Ray."),
+]
+RecipeOption = Annotated[str, typer.Option(help="A shipped recipe's name, or a YAML file.")]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting: upstream.epochs=20. May be repeated."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 if anything was rejected.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="Folder for everything.")] = "demo",
+    address: Address = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a small fleet and run the whole system on it, in minutes.
+
+    Example: ray-asd demo --out demo
+    """
+    result = ray_asd.demo(out, address=address)
+    if as_json:
+        return _print_json(result)
+    _print_evaluation(result["trained"])
+    trained, untrained = (result[k]["official_score"] for k in ("trained", "untrained"))
+    out_console = _stdout()
+    out_console.print(f"official score, trained backbones:   {_figure(trained)}")
+    out_console.print(f"official score, untrained backbones: {_figure(untrained)}")
+    for name, path in result["paths"].items():
+        out_console.print(f"{name + ':':<12} {path}", soft_wrap=True)
+    spent = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in result["seconds"].items())
+    out_console.print(f"time: {spent}", soft_wrap=True)
+
+
+@app.command()
+def index(
+    root: Annotated[str, typer.Argument(help="Folder or bucket of recordings.")],
+    out: Annotated[str, typer.Option(help="The manifest to write (Parquet).")],
+    layout: Annotated[
+        str, typer.Option(help="dcase, or a template: {site}/{machine_type}/{section}/{file}")
+    ] = "dcase",
+    as_json: JsonOption = False,
+) -> None:
+    """List a folder of recordings and write their manifest.
+
+    Example: ray-asd index recordings --out manifest.parquet
+    """
+    result = ray_asd.index(root, out, layout=layout)
+    if as_json:
+        return _print_json(result)
+    table = Table("machine type", "train", "test", "unknown", box=None)
+    for name, splits in result["machines"].items():
+        table.add_row(name, *(str(splits.get(s, 0)) for s in ("train", "test", "unknown")))
+    _stdout().print(table)
+    _stdout().print(f"{result['recordings']} recordings in {out}", soft_wrap=True)
+
+
+@app.command()
+def train(
+    manifest: Annotated[str, typer.Argument(help="The manifest.")],
+    out: Annotated[str, typer.Option(help="Folder of the upstream run.")],
+    recipe: RecipeOption = "first_shot",
+    settings: Setting = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray Train workers. Default: one a GPU, or a core.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Folder of features tables. Default: OUT/features.")
+    ] = None,
+    address: Address = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the backbones on the normal recordings.
+
+    Example: ray-asd train manifest.parquet --out upstream --set upstream.epochs=20
+    """
+    result = ray_asd.train(
+        manifest,
+        out,
+        recipe=recipe,
+        settings=settings,
+        workers=workers,
+        features_uri=features,
+        address=address,
+    )
+    if as_json:
+        return _print_json(result)
+    for name, line in result["backbones"].items():
+        _stdout().print(
+            f"{name}: {line['epoch']} epochs, loss {_figure(line.get('loss'))}, held-out loss "
+            f"{_figure(line.get('held_out_loss'))}, machine types right "
+            f"{_figure(line.get('held_out_accuracy_machine_type'))}, attributes right "
+            f"{_figure(line.get('held_out_accuracy_attributes'))}",
+            soft_wrap=True,
+        )
+    _stdout().print(f"upstream run in {out}, {result['seconds']:.0f} s", soft_wrap=True)
+
+
+@app.command()
+def fit(
+    manifest: Annotated[str, typer.Argument(help="The manifest.")],
+    upstream: Annotated[str, typer.Option(help="The upstream run.")],
+    out: Annotated[str, typer.Option(help="Folder of the bundle.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe of the detectors. Default: the upstream run's.")
+    ] = None,
+    settings: Setting = None,
+    address: Address = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit the detectors and write a bundle.
+
+    Example: ray-asd fit manifest.parquet --upstream upstream --out bundle
+    """
+    result = ray_asd.fit(manifest, upstream, out, recipe=recipe, settings=settings, address=address)
+    if as_json:
+        return _print_json(result)
+    _stdout().print(
+        f"bundle {result['bundle_id']} of {len(result['sections'])} sections in {out}, "
+        f"{result['seconds']:.0f} s",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def score(
+    source: Annotated[str, typer.Argument(help="A manifest, or a folder of recordings.")],
+    bundle: Annotated[str, typer.Option(help="The bundle.")],
+    out: Annotated[str, typer.Option(help="Folder of the scores table.")],
+    layout: Annotated[str, typer.Option(help="How a folder's names are read.")] = "dcase",
+    split: Annotated[
+        str | None, typer.Option(help="Only recordings of this split: train or test.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Embedding actors. Default: one a core.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Recordings in a block. Default: by their number.")
+    ] = None,
+    strict: Strict = False,
+    address: Address = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score recordings; what is scored already is skipped.
+
+    Example: ray-asd score recordings --bundle bundle --out scores
+    """
+    result = ray_asd.score(
+        source,
+        bundle,
+        out,
+        layout=layout,
+        split=split,
+        workers=workers,
+        batch=batch,
+        address=address,
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in result["reasons"].items())
+        _stdout().print(
+            f"{result['scored']} clips scored, {result['rejected']} rejected"
+            f"{f' ({reasons})' if reasons else ''}, {result['skipped']} recordings skipped as done; "
+            f"{result['audio_hours']:.2f} audio hours in {result['seconds']:.0f} s; in {out}",
+            soft_wrap=True,
+        )
+    if strict and result["rejected"]:
+        raise typer.Exit(3)
+
+
+@app.command()
+def evaluate(
+    scores: Annotated[str, typer.Argument(help="A scores table, or a folder of challenge CSVs.")],
+    ground_truth: Annotated[
+        str | None, typer.Option(help="The official evaluator's ground truth, for CSVs.")
+    ] = None,
+    ensemble: Annotated[str | None, typer.Option(help="Which ensemble.")] = None,
+    year: Annotated[int, typer.Option(help="Whose challenge's definition holds.")] = 2023,
+    members: Annotated[
+        bool, typer.Option("--members", help="Also each member's own figures.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A section that cannot be evaluated is an error.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the official figures: AUC per domain, pAUC, and the official score.
+
+    Example: ray-asd evaluate scores
+    """
+    result = ray_asd.evaluate(
+        scores,
+        ground_truth=ground_truth,
+        ensemble=ensemble,
+        year=year,
+        members=members,
+        strict=strict,
+    )
+    if as_json:
+        return _print_json(result)
+    _print_evaluation(result)
+
+
+def main() -> None:
+    """Run the command line; the console script."""
+    try:
+        app()
+    except BadInput as error:
+        _fail(str(error), 2)
+    except RunFailed as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("stopped; what was finished is kept, the same command carries on", 1)
+
+
+def _fail(line: str, code: int) -> None:
+    console.console.print(f"ray-asd: {' '.join(line.split())}", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _stdout() -> Console:
+    return Console(highlight=False, markup=False)
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def _figure(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}"
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    figures = [key for key in result["means"] if key.startswith(("auc", "pauc"))]
+    table = Table("machine type", "section", "clips", *figures, "", box=None)
+    for machine_type, sections in result["machines"].items():
+        for name, section in sections.items():
+            values = [_figure(section[key]) for key in figures]
+            table.add_row(machine_type, name, str(section["n"]), *values, section["reason"] or "")
+    means = [_figure(result["means"][key]) for key in figures]
+    table.add_row("mean", "", "", *means, "")
+    out = _stdout()
+    out.print(table)
+    for member, evaluation in result.get("members", {}).items():
+        out.print(f"{member:<28} {_figure(evaluation['official_score'])}")
+    out.print(f"official score: {_figure(result['official_score'])}")
+    rates = result.get("false_alarms", {})
+    if rates:
+        shown = ", ".join(f"{name} {_figure(rate)}" for name, rate in rates.items())
+        out.print(f"false alarms on test normals: {shown}", soft_wrap=True)
+    for line in result["warnings"]:
+        console.warn(line)

@@ -1,0 +1,69 @@
+"""A clip's waveform → its mel spectrogram, one STFT per clip."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchaudio
+
+from ray_asd.errors import Reason, Rejected
+from ray_asd.frontend.clips import Waveform
+from ray_asd.recipe import FrontEnd
+
+Mel = npt.NDArray[np.float32]
+
+
+class LogMel:
+    """Mel power spectrogram of a whole clip: Hann window, frames centred, HTK mel bands.
+
+    Equal to ``torchaudio.transforms.MelSpectrogram`` (power 2, no norm) followed by
+    ``log(mel + floor)``; the real part, the imaginary part and the filters are kept as plain
+    matrices, since building the transform anew costs more than using it.
+
+    >>> from ray_asd import recipe
+    >>> LogMel(recipe.load("first_shot").front_end)(np.random.randn(32000).astype("f4")).shape
+    (224, 126)
+    """
+
+    def __init__(self, settings: FrontEnd) -> None:
+        self.settings = settings
+        self._window = torch.hann_window(settings.n_fft)
+        self._filters = torchaudio.functional.melscale_fbanks(
+            n_freqs=settings.n_fft // 2 + 1,
+            f_min=settings.low_hz,
+            f_max=settings.high_hz,
+            n_mels=settings.mels,
+            sample_rate=settings.sample_rate_hz,
+        ).T.contiguous()
+
+    def frames(self, samples: int) -> int:
+        """Number of frames of a clip of ``samples`` samples: one at every hop, from the first."""
+        return 1 + samples // self.settings.hop
+
+    def __call__(self, clip: Waveform) -> Mel:
+        """Mel spectrogram ``(mels, frames)``, float32, of a standardized clip ``(samples,)``.
+
+        Natural logarithm of the power under ``scale: log``, the power itself under ``linear``.
+
+        Raises:
+            Rejected: ``not_finite`` where the result is not.
+        """
+        settings = self.settings
+        with torch.inference_mode():
+            spectrum = torch.stft(
+                torch.from_numpy(clip),
+                n_fft=settings.n_fft,
+                hop_length=settings.hop,
+                window=self._window,
+                center=True,
+                pad_mode="reflect",
+                return_complex=True,
+            )
+            parts = torch.view_as_real(spectrum)
+            power = parts.square_().sum(-1)
+            mel = self._filters @ power
+            if settings.scale == "log":
+                mel = mel.add_(settings.floor).log_()
+            if not bool(torch.isfinite(mel).all()):
+                raise Rejected(Reason.NOT_FINITE, "the mel spectrogram holds NaN or infinity")
+            result: Mel = mel.numpy()
+            return result

@@ -1,0 +1,1 @@
+"""The Ray programs, one file each. Only here, and in jobs/, is ray imported."""

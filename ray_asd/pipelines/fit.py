@@ -1,0 +1,240 @@
+"""Trained backbones and normal recordings → a bundle: detectors, calibration, thresholds."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from ray_asd import bundle as bundles
+from ray_asd import console
+from ray_asd import ensemble as ensembles
+from ray_asd import recipe as recipes
+from ray_asd.archive import manifest, store
+from ray_asd.bundle import Bundle, Neighbours, Section
+from ray_asd.downstream import Detector, ReferenceSet, pseudo_normals, score_clips
+from ray_asd.downstream import fit as fit_detector
+from ray_asd.errors import BadInput
+from ray_asd.pipelines import embed, plan, session
+from ray_asd.pipelines.train import weights_of
+from ray_asd.recipe import Recipe
+
+Key = tuple[str, str]
+
+
+def fit(
+    manifest_uri: str,
+    upstream: str,
+    out: str,
+    *,
+    recipe: str | None = None,
+    settings: list[str] | None = None,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Fit every (machine type, section)'s detectors on its normal training recordings.
+
+    Args:
+        manifest_uri: a manifest that :func:`ray_asd.index` wrote.
+        upstream: the run that :func:`ray_asd.train` left.
+        out: the bundle's folder.
+        recipe: where detectors and ensembles are taken from; the upstream run's own if None.
+        settings: ``key=value`` overrides of the recipe.
+        address: a Ray cluster's address; None starts a local Ray.
+
+    Returns:
+        The bundle's id, its sections with how far each can be trusted, and seconds.
+
+    Raises:
+        BadInput: a manifest, run or recipe that cannot be used together.
+    """
+    chosen = _recipe(upstream, recipe, settings or [])
+    weights = weights_of(store.absolute(upstream), list(chosen.upstream.backbones))
+    training = manifest.training(manifest.read(manifest_uri))
+    if not training.num_rows:
+        raise BadInput(f"{manifest_uri}: no normal recordings of the split train to fit on")
+    started = time.monotonic()
+    with session.session(address):
+        rows = _embedded(training, chosen, weights)
+        references = _references(rows, training, chosen)
+        sections = _fitted(references, chosen)
+    bundle = bundles.save(
+        Bundle(chosen, {n: store.read_bytes(uri) for n, uri in weights.items()}, sections), out
+    )
+    return {
+        "bundle": out,
+        "bundle_id": bundle.bundle_id,
+        "clips": rows.num_rows,
+        "sections": {
+            f"{machine_type}/{section}": fitted.trust
+            for (machine_type, section), fitted in sorted(sections.items())
+        },
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _recipe(upstream: str, name: str | None, settings: list[str]) -> Recipe:
+    """The recipe to fit with, whose front end and backbones must be the upstream run's.
+
+    Raises:
+        BadInput: they are not; the differing settings are named.
+    """
+    own = store.join(upstream, "recipe.yaml")
+    if not store.exists(own):
+        raise BadInput(f"{upstream}: no recipe.yaml there; name a folder `ray-asd train` wrote")
+    trained = recipes.parse(store.read_bytes(own).decode(), own)
+    chosen = (
+        recipes.parse(store.read_bytes(own).decode(), own, settings)
+        if name is None
+        else recipes.load(name, settings)
+    )
+    differing = [
+        key
+        for key in ("front_end", "clips", "held_out")
+        if getattr(trained, key) != getattr(chosen, key)
+    ]
+    if trained.upstream.embedding != chosen.upstream.embedding:
+        differing.append("upstream.embedding")
+    for backbone, shape in chosen.upstream.backbones.items():
+        if trained.upstream.backbones.get(backbone) != shape:
+            differing.append(f"upstream.backbones.{backbone}")
+    if differing:
+        raise BadInput(
+            f"{upstream}: trained with other settings of {', '.join(differing)}; "
+            "fit with the run's own recipe, or train with this one"
+        )
+    return chosen
+
+
+def _embedded(training: pa.Table, recipe: Recipe, weights: dict[str, str]) -> pa.Table:
+    """Embeddings of the training recordings' clips, in the manifest's order."""
+    pool = plan.Pool.heavy()
+    dataset = pool.stage(
+        plan.blocks(training),
+        embed.Embed,
+        recipe=recipe.model_dump(),
+        weights=weights,
+        threads=pool.threads,
+    )
+    tables = []
+    with console.track("embed", training.num_rows, "recordings") as advance:
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            tables.append(block)
+            advance(len(set(block["uri"].to_pylist())), "")
+    rows = pa.concat_tables(tables).sort_by([("uri", "ascending"), ("start_s", "ascending")])
+    rejected = rows.filter(rows["reason"].is_valid())
+    for row in rejected.select(["uri", "reason", "detail"]).to_pylist():
+        console.warn(f"not fitted on: {row['uri']}: {row['reason']}: {row['detail']}")
+    accepted = rows.filter(rows["reason"].is_null())
+    if not accepted.num_rows:
+        raise BadInput("none of the training recordings can be read; see the lines above")
+    return accepted
+
+
+def _references(
+    rows: pa.Table, training: pa.Table, recipe: Recipe
+) -> dict[Key, dict[str, ReferenceSet]]:
+    """Per section and backbone, the normal clips' embeddings."""
+    kept = manifest.held_out(training, recipe.held_out)
+    held_out = {u for u, k in zip(training["uri"].to_pylist(), kept, strict=True) if k}
+    keys = list(zip(rows["machine_type"].to_pylist(), rows["section"].to_pylist(), strict=True))
+    references: dict[Key, dict[str, ReferenceSet]] = {}
+    for key in sorted(set(keys)):
+        own = rows.filter(pa.array([k == key for k in keys]))
+        uris = np.array(own["uri"].to_pylist())
+        references[key] = {
+            name: ReferenceSet(
+                embeddings=embed.matrix(own, name, recipe),
+                domains=np.array(own["domain"].to_pylist()),
+                uris=uris,
+                starts_s=np.array(own["start_s"].to_pylist(), np.float64),
+                held_out=np.array([uri in held_out for uri in uris]),
+            )
+            for name in recipe.upstream.backbones
+        }
+    return references
+
+
+def _fitted(references: dict[Key, dict[str, ReferenceSet]], recipe: Recipe) -> dict[Key, Section]:
+    """Fit all sections, each in a Ray task of its own."""
+    tree = recipe.model_dump()
+    pending = {_fit_task.remote(key, reference, tree): key for key, reference in references.items()}
+    sections: dict[Key, Section] = {}
+    with console.track("fit", len(pending), "sections") as advance:
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            key = pending.pop(done)
+            sections[key] = ray.get(done)
+            if warning := sections[key].trust.get("warning"):
+                console.warn(f"{key[0]} section {key[1]}: {warning}")
+            advance(1, "")
+    return sections
+
+
+@ray.remote(num_cpus=1, max_retries=2)
+def _fit_task(key: Key, references: dict[str, ReferenceSet], tree: dict[str, Any]) -> Section:
+    return fit_section(key, references, Recipe.model_validate(tree))
+
+
+def fit_section(key: Key, references: dict[str, ReferenceSet], recipe: Recipe) -> Section:
+    """Fit one section: every member's detector, and the calibration of scores.
+
+    The calibration comes from normal clips that neither the encoder nor the detector at hand
+    has seen, as far as there are enough; the detectors that are kept are fitted on all clips of
+    the chosen reference.
+    """
+    first = next(iter(references.values()))
+    splits = ensembles.plan(
+        first.uris,
+        first.domains,
+        first.held_out,
+        reference=recipe.downstream.reference,
+        folds=recipe.downstream.folds,
+        fewest_held_out=recipe.downstream.fewest_held_out,
+    )
+    detectors: dict[str, Detector] = {}
+    raw: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
+    for backbone, reference in references.items():
+        for name, settings in recipe.downstream.detectors.items():
+            member = f"{backbone}/{name}"
+            detectors[member] = _fit_member(key, reference, settings, recipe)
+            raw[member] = np.concatenate(
+                [
+                    score_clips(
+                        _fit_member(key, reference.select(split.fit), settings, recipe),
+                        settings,
+                        reference.embeddings[split.score],
+                    )[0]
+                    for split in splits.splits
+                ]
+            )
+    trust: dict[str, Any] = {
+        "clips": len(first),
+        "reference_clips": len(next(iter(raw.values()))),
+        "folds": len(splits.splits),
+    }
+    if splits.warning:
+        trust["warning"] = splits.warning
+    return Section(detectors, ensembles.calibrate(raw, recipe), _neighbours(first), trust)
+
+
+def _fit_member(key: Key, reference: ReferenceSet, settings: Any, recipe: Recipe) -> Detector:
+    down = recipe.downstream
+    chosen = reference.choose(down.reference)
+    mixed = pseudo_normals(
+        chosen, down.pseudo_normals, seed=recipe.seed, machine_type=key[0], section=key[1]
+    )
+    points, domains = chosen.extended(mixed).points(settings.per)
+    return fit_detector(points, domains, settings, seed=recipe.seed)
+
+
+def _neighbours(reference: ReferenceSet) -> Neighbours:
+    points, _ = reference.points("clip")
+    lengths = np.linalg.norm(points, axis=1, keepdims=True)
+    return Neighbours(
+        reference.uris.tolist(),
+        reference.starts_s.tolist(),
+        (points / np.where(lengths > 0, lengths, 1)).astype(np.float32),
+    )

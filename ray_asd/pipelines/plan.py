@@ -1,0 +1,61 @@
+"""What a Ray program runs on: blocks of the manifest, and how the cores are shared."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy, Dataset
+
+from ray_asd.pipelines import session
+
+# Of the cores, kept for the light stages beside the pool that does the work; measured, a
+# pool that holds every core leaves the stages after it waiting for ever.
+_LIGHT_CORES = 0.5
+_LIGHT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of ``size`` actors, each with a share of the cores and some threads."""
+
+    size: int
+    num_cpus: float
+    threads: int = 1
+
+    @classmethod
+    def heavy(cls, workers: int | None = None) -> "Pool":
+        """One actor a core, or ``workers`` of them; half a core is left for the light stages."""
+        cores = session.cores()
+        size = workers or cores
+        return cls(size, round((cores - _LIGHT_CORES) / max(size, cores), 3))
+
+    @classmethod
+    def light(cls) -> "Pool":
+        """One actor that needs little of a core."""
+        return cls(1, _LIGHT_SHARE)
+
+    def stage(self, dataset: Dataset, actor: type, **settings: Any) -> Dataset:
+        """Pass ``dataset``'s blocks, as they are, through actors of the class ``actor``."""
+        return dataset.map_batches(
+            actor,
+            fn_constructor_kwargs=settings,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=self.size),
+            num_cpus=self.num_cpus,
+            ray_remote_args_fn=partial(dict, session.BOUNDED_RETRIES),
+        )
+
+
+def blocks(recordings: pa.Table, rows: int | None = None, workers: int | None = None) -> Dataset:
+    """A dataset over the manifest's rows in blocks of ``rows`` rows.
+
+    Left to itself, the block is small enough that every worker gets several, and large enough
+    that its overhead does not count.
+    """
+    if rows is None:
+        rows = min(64, max(4, recordings.num_rows // (8 * (workers or session.cores()))))
+    starts = range(0, recordings.num_rows, rows)
+    return ray.data.from_arrow([recordings.slice(start, rows).combine_chunks() for start in starts])

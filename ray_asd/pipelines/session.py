@@ -1,0 +1,116 @@
+"""Ray itself: a local one of our own, or a cluster to join."""
+
+import logging
+import os
+import secrets
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+import ray.data
+from ray._private import ray_constants
+from ray.util.annotations import RayDeprecationWarning
+
+from ray_asd.errors import BadInput
+
+# Of an actor pool's actors: Ray Data's own default is to try again for ever.
+BOUNDED_RETRIES = {"max_restarts": 3, "max_task_retries": 2}
+
+# Under `uv run`, Ray would otherwise start every worker through `uv run` again.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+
+@contextmanager
+def session(address: str | None = None, cpus: int | None = None) -> Iterator[None]:
+    """Hold a Ray for as long as the block runs.
+
+    Args:
+        address: None starts a local Ray, on the loopback interface and with a token that lives
+            as long as it does; ``auto`` or an address joins a cluster.
+        cpus: cores of a local Ray; all of this machine's where None.
+
+    A Ray that this process already holds is used as it is, and left running.
+
+    Raises:
+        BadInput: no cluster answers at ``address``.
+    """
+    if ray.is_initialized():
+        _quiet_data()
+        yield
+        return
+    if address is None or address == "local":
+        _own_token()
+        # Ray's core writes to standard error of what Ray Data does itself: actors whose
+        # arguments lie in the object store.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        _stay_on_loopback(True)
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    else:
+        _stay_on_loopback(False)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise BadInput(f"--address {address}: no Ray cluster joined: {first}") from None
+    try:
+        _quiet_data()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cores() -> int:
+    """CPU cores of the Ray that is held, at least 1."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def gpus() -> int:
+    """GPUs of the Ray that is held."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _own_token() -> None:
+    """Give a local Ray a token of its own, in the environment of this process and its children.
+
+    Ray turns token authentication on by itself; without a token at hand, Ray 2.60 writes one
+    into the home directory, readable by others.
+    """
+    kept = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    if "RAY_AUTH_TOKEN" not in os.environ and not kept.exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+
+
+def _stay_on_loopback(local: bool) -> None:
+    """Bind every port of a Ray that is started here to the loopback interface, or none.
+
+    ``_node_ip_address="127.0.0.1"`` does not do it: Ray resolves that to the machine's own
+    address, and its servers listen on every interface. The variable is Ray's own switch for
+    one-machine systems; Ray reads it once, at import, so the constant is set beside it.
+    """
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    if local:
+        os.environ[name] = "0"
+    else:
+        os.environ.pop(name, None)
+    ray_constants.ENABLE_RAY_CLUSTER = not local
+
+
+def _quiet_data() -> None:
+    """Our own progress is shown instead of Ray Data's, and its log goes to its files only."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.max_errored_blocks = 0
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # The minor version is pinned; what 2.64 removes is looked at when the pin moves.
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)

@@ -1,0 +1,153 @@
+"""The stages after the embedding: detectors, and the reducer that makes scores of their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from ray_asd import bundle as bundles
+from ray_asd import scores, tables
+from ray_asd.downstream import score_clips
+from ray_asd.frontend import LogMel, segment_frames, segment_starts
+from ray_asd.pipelines import embed
+
+RAW = pa.list_(pa.float64())
+"""A member's raw scores of a clip: the clip's, then each segment's; empty for a rejection."""
+
+
+def _sections(rows: pa.Table) -> Iterator[tuple[bundles.Key, npt.NDArray[np.int64]]]:
+    """Row numbers of the accepted rows of each (machine type, section)."""
+    keys = zip(rows["machine_type"].to_pylist(), rows["section"].to_pylist(), strict=True)
+    accepted = rows["reason"].is_null().to_pylist()
+    groups: dict[bundles.Key, list[int]] = {}
+    for number, (key, good) in enumerate(zip(keys, accepted, strict=True)):
+        if good:
+            groups.setdefault(key, []).append(number)
+    for key, numbers in groups.items():
+        yield key, np.array(numbers)
+
+
+class Detect:
+    """Ray Data stage: adds a column ``raw/<member>`` for each member of one kind of detector."""
+
+    def __init__(self, bundle: str, kind: str) -> None:
+        self._bundle = bundles.load(bundle)
+        detectors = self._bundle.recipe.downstream.detectors
+        self._members = {
+            member: detectors[member.split("/")[1]]
+            for member in self._bundle.recipe.members()
+            if detectors[member.split("/")[1]].kind == kind
+        }
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """``rows`` are those of :class:`ray_asd.pipelines.embed.Embed`."""
+        recipe = self._bundle.recipe
+        found: dict[str, list[Any]] = {member: [[]] * rows.num_rows for member in self._members}
+        for key, numbers in _sections(rows):
+            own = rows.take(pa.array(numbers))
+            detectors = self._bundle.sections[key].detectors
+            for member, settings in self._members.items():
+                points = embed.matrix(own, member.split("/")[0], recipe)
+                clips, segments = score_clips(detectors[member], settings, points)
+                for number, clip, of_segments in zip(numbers, clips, segments, strict=True):
+                    found[member][number] = [clip, *of_segments]
+        for member, values in found.items():
+            rows = rows.append_column(f"raw/{member}", pa.array(values, RAW))
+        return rows
+
+
+class Reduce:
+    """Ray Data stage, the last: standardize, combine, decide, and publish.
+
+    Returns a row a clip: ``uri``, ``start_s``, ``duration_s`` and ``reason`` (null where it was
+    scored).
+    """
+
+    def __init__(self, bundle: str, out: str, run_id: str, night: str) -> None:
+        torch.set_num_threads(1)
+        self._bundle = bundles.load(bundle)
+        self._out, self._run_id, self._night = out, run_id, night
+        self._log_mel = LogMel(self._bundle.recipe.front_end)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """``rows`` have passed every :class:`Detect`."""
+        scored = [
+            row for key, numbers in _sections(rows) for row in self._score(key, rows, numbers)
+        ]
+        rejected = [self._rejection(row) for row in self._rejected(rows)]
+        # Whoever sees a part sees all of it; a task that runs twice writes the same parts twice.
+        if scored:
+            scores.publish(pa.Table.from_pylist(scored, tables.SCORES), "scores", self._out)
+        if rejected:
+            table = pa.Table.from_pylist(rejected, tables.REJECTIONS)
+            scores.publish(table, "rejections", self._out)
+        return rows.select(["uri", "start_s", "duration_s", "reason"])
+
+    def _score(
+        self, key: bundles.Key, rows: pa.Table, numbers: npt.NDArray[np.int64]
+    ) -> Iterator[dict[str, Any]]:
+        recipe, section = self._bundle.recipe, self._bundle.sections[key]
+        own = rows.take(pa.array(numbers))
+        raw = {m: np.array(own[f"raw/{m}"].to_pylist(), np.float64) for m in recipe.members()}
+        standardized = section.calibration.standardize(raw)
+        backbone = next(iter(recipe.upstream.backbones))
+        nearest = section.neighbours.nearest(embed.matrix(own, backbone, recipe).mean(1))
+        clips = own.select(tables.CLIPS.names).to_pylist()
+        now = datetime.now(UTC)
+        for name in recipe.ensembles:
+            members = recipe.ensemble_members(name)
+            combined = section.calibration.combine(name, standardized)
+            whole = combined[:, 0]
+            percentiles = section.calibration.percentile(name, whole)
+            decisions = section.calibration.decide(name, whole)
+            for i, clip in enumerate(clips):
+                yield {
+                    **clip,
+                    "ensemble": name,
+                    "score": whole[i],
+                    "percentile": percentiles[i],
+                    "decision": int(decisions[i]),
+                    "members_raw": [(m, raw[m][i, 0]) for m in members],
+                    "members": [(m, standardized[m][i, 0]) for m in members],
+                    "segment_scores": combined[i, 1:],
+                    "segment_starts_s": self._segment_starts_s(clip["duration_s"]),
+                    "nearest_uri": nearest[i][0],
+                    "nearest_start_s": nearest[i][1],
+                    "section_digest": self._bundle.digests[key],
+                    "bundle_id": self._bundle.bundle_id,
+                    "run_id": self._run_id,
+                    "scored_at": now,
+                    "night": self._night,
+                }
+
+    def _segment_starts_s(self, duration_s: float) -> list[float]:
+        recipe = self._bundle.recipe
+        rate = recipe.front_end.sample_rate_hz
+        frames = self._log_mel.frames(round(duration_s * rate))
+        length = segment_frames(recipe.front_end, recipe.clips)
+        starts = segment_starts(frames, length, recipe.clips.segments)
+        return [start * recipe.front_end.hop / rate for start in starts]
+
+    def _rejected(self, rows: pa.Table) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (
+            rows.filter(pc.is_valid(rows["reason"]))
+            .select([*tables.CLIPS.names, "reason", "detail"])
+            .to_pylist()
+        )
+        return found
+
+    def _rejection(self, row: dict[str, Any]) -> dict[str, Any]:
+        key = (row["machine_type"], row["section"])
+        return {
+            **row,
+            "section_digest": self._bundle.digests.get(key, ""),
+            "run_id": self._run_id,
+            "night": self._night,
+        }

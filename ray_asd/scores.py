@@ -1,0 +1,144 @@
+"""A scores table on disk: two Parquet datasets that any reader opens with one glob.
+
+``SCORES/scores/`` and ``SCORES/rejections/``, each hive-partitioned by night and machine type,
+and one ``runs/<run_id>.json`` per run. A part is whole from the moment it can be seen, and is
+never edited: a changed recording gets a new row.
+"""
+
+import hashlib
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pd
+import pyarrow.parquet as pq
+
+from ray_asd import tables
+from ray_asd.archive import store
+from ray_asd.errors import BadInput
+
+PARTITIONS = ("night", "machine_type")
+_HIVE = pd.partitioning(pa.schema([(name, pa.string()) for name in PARTITIONS]), flavor="hive")
+_CONTRACTS = {"scores": tables.SCORES, "rejections": tables.REJECTIONS}
+
+
+def publish(rows: pa.Table, kind: str, uri: str) -> None:
+    """Write ``rows`` as parts of the dataset ``kind`` (scores or rejections) under ``uri``.
+
+    One part for each night and machine type. Its name comes from the keys of its rows: the same
+    rows written again, by a task that ran twice, replace themselves.
+    """
+    contract = _CONTRACTS[kind]
+    tables.validate(rows.schema, contract, kind)
+    rows = rows.select(contract.names).cast(contract)
+    for group in rows.group_by(list(PARTITIONS)).aggregate([]).to_pylist():
+        mask = pc.and_(*(pc.equal(rows[name], group[name]) for name in PARTITIONS))
+        part = rows.filter(mask)
+        folder = store.join(uri, kind, *(f"{n}={_escape(group[n])}" for n in PARTITIONS))
+        store.make_dir(folder)
+        sink = pa.BufferOutputStream()
+        pq.write_table(part.drop_columns(list(PARTITIONS)), sink, compression="zstd")
+        store.write_atomic(
+            store.join(folder, f"{_name(part)}.parquet"), sink.getvalue().to_pybytes()
+        )
+
+
+def _escape(value: str) -> str:
+    """A machine type as one folder's name, as hive and pyarrow write it."""
+    return quote(value, safe=" ") or "__HIVE_DEFAULT_PARTITION__"
+
+
+def _name(part: pa.Table) -> str:
+    digest = hashlib.sha256()
+    for column in ("run_id", "uri", "fingerprint", "start_s", "section_digest"):
+        digest.update(repr(part[column].to_pylist()).encode())
+    return f"part-{digest.hexdigest()[:20]}"
+
+
+def read_scores(uri: str, *, latest: bool = True, ensemble: str | None = None) -> pa.Table:
+    """Read the scores under ``uri``; columns as in ``tables.SCORES``.
+
+    Args:
+        latest: keep only the newest row per (uri, start_s, ensemble).
+        ensemble: rows of this ensemble only.
+
+    Raises:
+        BadInput: no scores there, or a table of another kind.
+    """
+    rows = _read(uri, "scores", list(tables.SCORES.names))
+    if ensemble is not None:
+        there = rows["ensemble"].unique().to_pylist()
+        if ensemble not in there:
+            raise BadInput(f"{uri}: no ensemble {ensemble}; there are {', '.join(sorted(there))}")
+        rows = rows.filter(pc.equal(rows["ensemble"], ensemble))
+    return _latest(rows) if latest else rows
+
+
+def read_rejections(uri: str) -> pa.Table:
+    """Read the rejections under ``uri``; columns as in ``tables.REJECTIONS``, maybe no rows."""
+    if not store.exists(store.join(uri, "rejections")):
+        return tables.REJECTIONS.empty_table()
+    return _read(uri, "rejections", list(tables.REJECTIONS.names))
+
+
+def done(uri: str) -> set[tuple[str, str, str]]:
+    """(uri, fingerprint, section digest) of all that is scored or rejected under ``uri``.
+
+    A rejection as ``vanished`` is not done: the recording may be there the next time.
+    """
+    keys: set[tuple[str, str, str]] = set()
+    for kind in _CONTRACTS:
+        if not store.exists(store.join(uri, kind)):
+            continue
+        columns = ["uri", "fingerprint", "section_digest"]
+        rows = _read(uri, kind, columns + (["reason"] if kind == "rejections" else []))
+        if kind == "rejections":
+            rows = rows.filter(pc.not_equal(rows["reason"], "vanished"))
+        keys.update(zip(*(rows[name].to_pylist() for name in columns), strict=True))
+    return keys
+
+
+def write_run(uri: str, run: dict[str, Any]) -> None:
+    """Write down what a run did: counts, times, versions."""
+    folder = store.join(uri, "runs")
+    store.make_dir(folder)
+    text = json.dumps(run, indent=2, ensure_ascii=False) + "\n"
+    store.write_atomic(store.join(folder, f"{run['run_id']}.json"), text.encode())
+
+
+def read_run(uri: str, run_id: str) -> dict[str, Any] | None:
+    """What :func:`write_run` wrote for this run, or None where it is not there."""
+    place = store.join(uri, "runs", f"{run_id}.json")
+    if not store.exists(place):
+        return None
+    run: dict[str, Any] = json.loads(store.read_bytes(place))
+    return run
+
+
+def _read(uri: str, kind: str, columns: list[str]) -> pa.Table:
+    folder = store.join(uri, kind)
+    filesystem, path = store.resolve(folder)
+    if not store.exists(folder):
+        raise BadInput(f"{uri}: holds no {kind}; name the folder that `ray-asd score` wrote")
+    try:
+        dataset = pd.dataset(path, filesystem=filesystem, format="parquet", partitioning=_HIVE)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadInput(f"{folder}: cannot be read: {str(error).splitlines()[0]}") from None
+    contract = pa.schema([_CONTRACTS[kind].field(name) for name in columns])
+    tables.validate(dataset.schema, contract, folder)
+    return dataset.to_table(columns=columns)
+
+
+def _latest(rows: pa.Table) -> pa.Table:
+    """The newest row per (uri, start_s, ensemble), in the order of uri and start."""
+    keys = ["uri", "start_s", "ensemble"]
+    order = [(key, "ascending") for key in keys]
+    rows = rows.sort_by([*order, ("scored_at", "descending")])
+    seen: set[tuple[Any, ...]] = set()
+    keep = []
+    for key in zip(*(rows[k].to_pylist() for k in keys), strict=True):
+        keep.append(key not in seen)
+        seen.add(key)
+    return rows.filter(pa.array(keep, pa.bool_()))

@@ -1,0 +1,62 @@
+"""A trained backbone for inference: one clip's segments → their embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ray_asd import recipe
+from ray_asd.upstream.backbones import build_backbone
+from ray_asd.upstream.weights import load_weights
+
+
+class Encoder:
+    """Embeds one clip at a time, so that its embedding never depends on what else is scored.
+
+    Batch normalizations of the trunk are folded into their convolutions where the trunk can.
+
+    Args:
+        settings: the backbone's settings.
+        weights: safetensors file that ``save_weights`` wrote for it, or its bytes.
+        mels: bands of a segment.
+        frames: frames of a segment.
+        embedding: length of an embedding.
+        threads: set for the whole process where given: a reused worker keeps an older number.
+        device: where to run.
+
+    Raises:
+        BadInput: the weights cannot be read, or are another network's.
+    """
+
+    def __init__(
+        self,
+        settings: recipe.Backbone,
+        weights: Path | bytes,
+        *,
+        mels: int,
+        frames: int,
+        embedding: int,
+        threads: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if getattr(settings, "pretrained", False):
+            # The trained weights replace them: a scoring worker downloads nothing.
+            settings = settings.model_copy(update={"pretrained": False})
+        self._device = torch.device(device)
+        self._backbone = build_backbone(settings, mels=mels, frames=frames, embedding=embedding)
+        load_weights(self._backbone, weights)
+        self._backbone.eval().requires_grad_(False)
+        self._backbone.trunk.fold()
+        self._backbone.to(self._device)
+
+    @torch.inference_mode()
+    def embed(self, segments: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(segments, mels, frames) log-mel → (segments, embedding)."""
+        mels = torch.from_numpy(np.ascontiguousarray(segments)).to(self._device)
+        embeddings: npt.NDArray[np.float32] = self._backbone(mels).cpu().numpy()
+        return embeddings

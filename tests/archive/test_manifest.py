@@ -1,0 +1,202 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_asd.archive import build, fold_of, held_out, read, training, write
+from ray_asd.errors import BadInput
+from ray_asd.tables import RECORDINGS
+
+TRAIN = "fan/train/section_00_source_train_normal_0001_m-n_X.wav"
+OTHER = "fan/train/section_00_source_train_normal_0002_m-n_X.FLAC"
+TEST = "fan/test/section_00_0001.wav"
+
+
+def archive(root: Path, *names: str) -> str:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return str(root)
+
+
+def test_a_manifest_has_a_row_for_every_recording(tmp_path: Path) -> None:
+    root = archive(tmp_path, TRAIN, OTHER, TEST, "fan/train/odd.wav", "fan/readme.txt")
+    index = build(root)
+    assert index.table.schema.equals(RECORDINGS)
+    assert index.table["uri"].to_pylist() == [str(tmp_path / n) for n in (TEST, TRAIN, OTHER)]
+    assert index.table["split"].to_pylist() == ["test", "train", "train"]
+    assert index.table["domain"].to_pylist() == ["unknown", "source", "source"]
+    assert index.table["bytes"].to_pylist() == [len(n) for n in (TEST, TRAIN, OTHER)]
+    assert index.skipped == ["fan/train/odd.wav"]
+    assert index.notes == []
+    below = build(f"{root}/fan/train").table
+    assert below["machine_type"].to_pylist() == ["fan", "fan"]
+
+
+def test_the_attribute_table_wins_over_the_name(tmp_path: Path) -> None:
+    root = archive(tmp_path, TRAIN, OTHER, TEST)
+    (tmp_path / "fan/attributes_00.csv").write_text(
+        "file_name,d1p,d1v,d2p,d2v\n"
+        f"{TRAIN},m-n,X,,\n"
+        f"{OTHER.replace('FLAC', 'wav')},m-n,Y,spd,3\n"
+        f"{TEST},noAttribute\n"
+        "fan/train/never_recorded.wav,m-n,Z\n"
+    )
+    index = build(root)
+    found = [dict(pairs) for pairs in index.table["attributes"].to_pylist()]
+    assert found == [{}, {"m-n": "X"}, {"m-n": "Y", "spd": "3"}]
+    assert len(index.notes) == 1
+    assert "fan/attributes_00.csv" in index.notes[0]
+    assert "1 recordings" in index.notes[0]
+    assert OTHER in index.notes[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"name,d1p,d1v\n",
+        b"file_name,d1p\n",
+        b"file_name,d1p,d1v\na.wav,m-n,X,Y\n",
+        b"file_name,d1p,d1v\n,m-n,X\n",
+        b'file_name,d1p,d1v\n"a.wav,m-n,X\n',
+        b"\xff\xfe\x00",
+    ],
+)
+def test_a_malformed_attribute_table_is_named(tmp_path: Path, text: bytes) -> None:
+    root = archive(tmp_path, TRAIN)
+    (tmp_path / "fan/attributes_00.csv").write_bytes(text)
+    with pytest.raises(BadInput, match=r"attributes_00\.csv: ") as refused:
+        build(root)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_root_without_recordings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such folder"):
+        build(str(tmp_path / "none"))
+    with pytest.raises(BadInput, match=r"no \.wav or \.flac"):
+        build(archive(tmp_path, "notes.txt"))
+    with pytest.raises(BadInput, match=r"none of its 1 recordings .*a/b\.wav.*--layout"):
+        build(archive(tmp_path, "a/b.wav"))
+    assert build(str(tmp_path), "{machine_type}/{file}").table["machine_type"][0].as_py() == "a"
+
+
+def test_a_manifest_reads_back_as_written(tmp_path: Path) -> None:
+    index = build(archive(tmp_path / "rec", TRAIN, TEST))
+    path = str(tmp_path / "manifest.parquet")
+    write(index.table, path)
+    assert read(path).equals(index.table)
+    # Other writers choose other orders and types for the same columns.
+    strange = index.table.select(RECORDINGS.names[::-1]).append_column("more", pa.array([1, 2]))
+    place = strange.column_names.index("machine_type")
+    column = strange["machine_type"].dictionary_encode()
+    pq.write_table(strange.set_column(place, "machine_type", column), path)
+    assert read(path).equals(index.table)
+
+
+def test_what_is_no_manifest_is_refused_in_one_line(tmp_path: Path) -> None:
+    table = build(archive(tmp_path / "rec", TRAIN)).table
+    path = tmp_path / "manifest.parquet"
+    for content, says in (
+        (None, "no such file"),
+        (b"", "Parquet"),
+        (b"not Parquet at all", "Parquet"),
+        (pa.table({"uri": ["a"]}), "column bytes is missing"),
+        (table.set_column(1, "bytes", pa.array(["1"])), "column bytes is string"),
+        (table.set_column(0, "uri", pa.array([None], pa.string())), "null"),
+        (table.set_column(6, "domain", pa.array(["nowhere"])), "'nowhere'"),
+    ):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            pq.write_table(content, path)
+        with pytest.raises(BadInput) as refused:
+            read(str(path))
+        line = str(refused.value)
+        assert str(path) in line
+        assert says in line
+        assert "ray-asd index" in line
+        assert "\n" not in line
+    with pytest.raises(BadInput, match="cannot be written"):
+        write(table, str(tmp_path / "none" / "manifest.parquet"))
+
+
+def recordings(rows: list[tuple[str, str, str, str]], folder: str = "/rec") -> pa.Table:
+    machine, domain, split, label = zip(*rows, strict=True) if rows else ((), (), (), ())
+    n = len(rows)
+    columns = {
+        "uri": [f"{folder}/{m}/{s}/{i}.wav" for i, (m, _, s, _) in enumerate(rows)],
+        "bytes": [1] * n, "modified_ns": [1] * n, "fingerprint": ["f"] * n,
+        "machine_type": list(machine), "section": ["00"] * n, "domain": list(domain),
+        "split": list(split), "label": list(label), "attributes": [[]] * n,
+        "recorded_at": [None] * n, "fields": [[]] * n,
+    }  # fmt: skip
+    return pa.table(columns, schema=RECORDINGS)
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["fan", "valve"]),
+        st.sampled_from(["source", "target"]),
+        st.sampled_from(["train", "train", "test"]),
+        st.sampled_from(["normal", "normal", "unknown", "anomaly"]),
+    ),
+    max_size=60,
+)
+
+
+@given(ROWS, st.floats(0.01, 0.99))
+def test_the_held_out_share_is_exact_and_never_all(
+    rows: list[tuple[str, str, str, str]], share: float
+) -> None:
+    chosen = held_out(recordings(rows), share)
+    learnt = np.array([s == "train" and x != "anomaly" for _, _, s, x in rows], dtype=bool)
+    assert not np.any(chosen & ~learnt)
+    for group in {row[:2] for row in rows}:
+        own = np.array([row[:2] == group for row in rows]) & learnt
+        n = int(own.sum())
+        assert chosen[own].sum() == max(0, min(int(n * share + 0.5), n - 1))
+
+
+@given(ROWS, st.randoms())
+def test_the_choice_is_the_clips_own(rows: list[tuple[str, str, str, str]], chance) -> None:  # type: ignore[no-untyped-def]
+    table = recordings(rows)
+    order = list(range(len(rows)))
+    chance.shuffle(order)
+    moved = recordings(rows, "s3://plant/other").take(pa.array(order, pa.int64()))
+    assert np.array_equal(held_out(moved, 0.3), held_out(table, 0.3)[order])
+    assert np.array_equal(fold_of(moved, 3), fold_of(table, 3)[order])
+
+
+@given(ROWS, st.integers(1, 7))
+def test_folds_are_balanced(rows: list[tuple[str, str, str, str]], folds: int) -> None:
+    found = fold_of(recordings(rows), folds)
+    for key in (lambda row: row[:2], lambda row: row[0]):
+        for group in {key(row) for row in rows}:
+            counts = np.bincount(found[[key(row) == group for row in rows]], minlength=folds)
+            assert len(counts) == folds
+            assert counts.max() - counts.min() <= 1
+
+
+def test_training_takes_unknown_labels_as_normal() -> None:
+    rows = [
+        ("fan", "source", split, label)
+        for split in ("train", "test", "unknown")
+        for label in ("normal", "unknown", "anomaly")
+    ]
+    learnt = training(recordings(rows))
+    assert learnt["split"].to_pylist() == ["train", "train"]
+    assert learnt["label"].to_pylist() == ["normal", "unknown"]
+
+
+def test_real_recordings_are_all_listed(real_recordings: Path) -> None:
+    index = build(str(real_recordings))
+    assert (index.skipped, index.notes) == ([], [])
+    toycar = index.table.filter(pa.compute.equal(index.table["machine_type"], "ToyCar"))
+    assert len(toycar) == 358
+    assert held_out(toycar, 0.1).sum() == 25 + 1
+    assert set(dict(toycar["attributes"][0].as_py())) == {"car", "spd", "mic"}
