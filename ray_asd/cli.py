@@ -194,7 +194,7 @@ def score(
         reasons = ", ".join(f"{n} {reason}" for reason, n in result["reasons"].items())
         _stdout().print(
             f"{result['scored']} clips scored, {result['rejected']} rejected"
-            f"{f' ({reasons})' if reasons else ''}, {result['skipped']} recordings skipped as done; "
+            f"{f' ({reasons})' if reasons else ''}, {result['skipped']} skipped as done; "
             f"{result['audio_hours']:.2f} audio hours in {result['seconds']:.0f} s; in {out}",
             soft_wrap=True,
         )
@@ -264,8 +264,13 @@ def _figure(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}"
 
 
+_FIGURES = ("auc_source", "auc_target", "pauc_source", "pauc_target", "pauc")
+
+
 def _print_evaluation(result: dict[str, Any]) -> None:
-    figures = [key for key in result["means"] if key.startswith(("auc", "pauc"))]
+    figures = [key for key in _FIGURES if key in result["means"]]
+    if "auc_source" not in figures:
+        figures.insert(0, "auc")
     table = Table("machine type", "section", "clips", *figures, "", box=None)
     for machine_type, sections in result["machines"].items():
         for name, section in sections.items():

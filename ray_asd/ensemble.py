@@ -13,7 +13,6 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from ray_asd.recipe import Recipe
 
@@ -256,6 +255,8 @@ def gamma_threshold(scores: Scores, false_alarm_rate: float) -> float | None:
     As in the official baseline: shape, location and scale by maximum likelihood
     (``networks/base_model.py`` of dcase2023_task2_baseline_ae).
     """
+    from scipy import stats  # noqa: PLC0415, slow to import, and only fitting needs it
+
     if not (scores > 0).all() or np.ptp(scores) == 0:
         return None
     try:

@@ -1,5 +1,4 @@
 from ray_asd.archive.audio import decode
-from ray_asd.archive.fleet import synthesize
 from ray_asd.archive.layout import Layout, Named, layout_of
 from ray_asd.archive.manifest import Index, build, fold_of, held_out, read, training, write
 
@@ -13,7 +12,6 @@ __all__ = [
     "held_out",
     "layout_of",
     "read",
-    "synthesize",
     "training",
     "write",
 ]

@@ -89,7 +89,7 @@ def perform(
 ) -> Signal:
     """The clip as a microphone hears it: the machine in a room, in its domain's background."""
     stage = Stage(rng, round(duration_s * RATE_HZ))
-    severity = rng.uniform(0.3, 1.0) if take.label == "anomaly" else 0.0
+    severity = rng.uniform(0.4, 1.0) if take.label == "anomaly" else 0.0
     machine = MACHINES[take.machine_type].sound(stage, condition, severity)
     loudness = np.sqrt(np.mean(np.square(machine)))
     surroundings = _workshop if take.domain == "source" else _hall
@@ -105,12 +105,12 @@ def _workshop(stage: Stage) -> Signal:
 
 def _hall(stage: Stage) -> Signal:
     """The target domain's background: a brighter noise floor, and another machine's hum."""
-    tilt = stage.rng.uniform(2, 5)
-    floor = stage.noise([30, 8000], [0, -8 * tilt]) * np.float32(stage.db(4, -6))
+    tilt = stage.rng.uniform(1.5, 5.5)
+    floor = stage.noise([30, 8000], [0, -8 * tilt]) * np.float32(stage.db(4, -5))
     orders = np.arange(1, 13)
     phases = np.exp(2j * np.pi * stage.rng.random(12))
     hum = unit(turned(one_turn(orders, phases / orders), stage.angle(stage.rng.uniform(48, 52))))
-    return floor + hum * np.float32(stage.db(3, -15))
+    return floor + hum * np.float32(stage.db(4, -14))
 
 
 def _takes(

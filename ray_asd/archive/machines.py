@@ -50,7 +50,9 @@ class Fan:
     source: Sequence[Condition] = tuple(
         {"mdl": m, "spd": s} for m in ("A", "B") for s in ("2400", "2700", "3000")
     )
-    target: Sequence[Condition] = tuple({"mdl": m, "spd": "2700"} for m in ("A", "B"))
+    target: Sequence[Condition] = tuple(
+        {"mdl": m, "spd": s} for m in ("A", "B") for s in ("2400", "3000")
+    )
     _BLADES: Mapping[str, int] = {"A": 5, "B": 7}
 
     def sound(self, stage: Stage, condition: Condition, severity: float) -> Signal:
@@ -77,37 +79,39 @@ class Fan:
 class Gearbox:
     """Teeth meet (mesh tones) on two shafts whose turns stand around them as sidebands.
 
-    Wrong: a chipped tooth on the slow gear: once a turn of it the mesh falters, and the blow
-    rings in the housing.
+    Wrong: a chipped tooth on the slow gear (once a turn of it the mesh falters, and the blow
+    rings in the housing), or a bent pinion shaft (its sidebands grow and spread).
     """
 
     source: Sequence[Condition] = tuple(
         {"volt": v, "wt": w} for v in ("1.0", "1.5", "2.0") for w in ("0", "100")
     )
     target: Sequence[Condition] = tuple({"volt": v, "wt": "100"} for v in ("1.5", "1.75"))
-    _PINION, _GEAR = 19, 97
+    _PINION, _GEAR = 19, 151
 
     def sound(self, stage: Stage, condition: Condition, severity: float) -> Signal:
         """See :class:`Machine`."""
         rng, load = stage.rng, float(condition["wt"]) / 100
-        fast = stage.angle((8 + 11 * float(condition["volt"])) * stage.db(0.05))
+        chipped, bent = severity * rng.multinomial(1, [0.5, 0.5])
+        fast = stage.angle((14 + 14 * float(condition["volt"])) * stage.db(0.05))
         slow = fast * (self._PINION / self._GEAR)
         mesh = np.arange(1, 9)
         level = np.exp(-(mesh - 1) / (2.0 + 1.5 * load)) * 10 ** (rng.normal(0, 1.5, 8) / 20)
         orders, values = [], []
-        for side, share in ((0, 1.0), (1, 0.12 + 0.3 * load), (2, 0.05 + 0.15 * load)):
-            for sign in (-1, 1):
-                orders.append(self._PINION * mesh + sign * side)
-                values.append(level * share * np.exp(2j * np.pi * rng.random(8)))
+        sidebands = (0.12 + 0.3 * load + 0.9 * bent, 0.05 + 0.15 * load + 0.8 * bent, 0.6 * bent)
+        shares = (*sidebands[::-1], 1.0, *sidebands)
+        for side, share in zip(range(-3, 4), shares, strict=True):
+            orders.append(self._PINION * mesh + side)
+            values.append(level * share * np.exp(2j * np.pi * rng.random(8)))
         teeth = turned(one_turn(np.concatenate(orders), np.concatenate(values)), fast)
         swell = 1 + (0.05 + 0.3 * load) * np.cos(2 * np.pi * slow)
-        chipped = np.exp(-0.5 * ((slow % 1 - 0.5) / 0.08) ** 2)
-        sound = unit(teeth * (swell * (1 - severity * chipped)).astype(np.float32))
+        falter = chipped * np.exp(-0.5 * ((slow % 1 - 0.5) / 0.08) ** 2)
+        sound = unit(teeth * (swell * (1 - falter)).astype(np.float32))
         at = crossings(slow + 0.5)
         blows = impacts(
             stage,
             at,
-            2.5 * severity * rng.lognormal(0, 0.25, len(at)),
+            4 * chipped * rng.lognormal(0, 0.25, len(at)),
             rng.uniform(1800, 3200),
             0.006,
         )
@@ -144,7 +148,7 @@ class Valve:
         strokes = edges.reshape(-1, 2)
         late = np.abs(rng.normal(0.12, 0.06, len(strokes))) * sticking
         strokes[:, 1] += np.minimum(late, 0.8 * pattern[1::2].min())
-        opening, closing = strokes[rng.random(len(strokes)) >= 0.5 * sticking].T
+        opening, closing = strokes[rng.random(len(strokes)) >= 0.6 * sticking].T
         force = rng.lognormal(0, 0.12, (2, len(opening)))
         hz = rng.normal(1.0, 0.03)
         clicks = impacts(stage, opening, 6 * force[0], 1900 * hz, 0.007)
@@ -154,7 +158,7 @@ class Valve:
         hum = np.sin(2 * np.pi * 100 * np.arange(stage.samples) / RATE_HZ).astype(np.float32)
         flow = stage.noise([50, 2500, 5000, 8000], [-30, -4, 0, -8]) * np.float32(stage.db(1.0))
         flow *= np.float32(0.12 * float(condition["bar"]))
-        return clicks + gate * (0.3 * hum + flow) + np.float32(1.2 * leaking) * flow
+        return clicks + gate * (0.3 * hum + flow) + np.float32(0.9 * leaking) * flow
 
 
 class Slider:

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from ray_asd.downstream.neighbours import Metric, Points, unit
 
@@ -31,6 +30,8 @@ def with_source_centroids(
         return points, domains
     if metric == "cosine":
         points = unit(points)
+    from sklearn.cluster import KMeans  # noqa: PLC0415, slow to import; scoring needs none of it
+
     # Threads would sum in another order each time.
     with threadpool_limits(limits=1):
         kmeans = KMeans(n_clusters=count, n_init=1, random_state=seed).fit(points[source])

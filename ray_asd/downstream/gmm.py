@@ -6,9 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.special import logsumexp
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from ray_asd import recipe
 from ray_asd.downstream.detector import Arrays, Points, register
@@ -99,9 +97,11 @@ class Gmm:
 register(Gmm)
 
 
-def _fit(
-    points: Points, components: int, shape: str, regularization: float, seed: int
-) -> GaussianMixture:
+def _fit(points: Points, components: int, shape: str, regularization: float, seed: int) -> Any:
+    # Slow to import, and scoring needs none of it.
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+    from sklearn.mixture import GaussianMixture  # noqa: PLC0415
+
     # scikit-learn wants two points; the same one twice has the same mean and no spread.
     samples = np.repeat(points, 2, axis=0) if len(points) == 1 else points
     attempts = [(components >> halvings, shape) for halvings in range(components.bit_length())]

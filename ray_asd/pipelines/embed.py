@@ -10,25 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_asd import tables
 from ray_asd.archive import store
 from ray_asd.errors import Reason
 from ray_asd.frontend import Heard, Hearing, Missed, segment_frames, segments
+from ray_asd.pipelines import columns
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import Encoder
 
 Key = tuple[str, str]
-
-
-def schema(recipe: Recipe) -> pa.Schema:
-    """Embeddings as they travel: a clip's, or the reason why there are none."""
-    return pa.schema(
-        [
-            *tables.embeddings(recipe.upstream.backbones),
-            pa.field("reason", pa.string()),
-            pa.field("detail", pa.string()),
-        ]
-    )
 
 
 class Embed:
@@ -66,10 +55,10 @@ class Embed:
             )
             for name, uri in weights.items()
         }
-        self._schema = schema(self._recipe)
+        self._schema = columns.schema(self._recipe)
 
     def __call__(self, recordings: pa.Table) -> pa.Table:
-        """One row a clip, in the order of the recordings; see :func:`schema`."""
+        """One row a clip, in the order of the recordings; see :func:`columns.schema`."""
         rows = [row for recording in recordings.to_pylist() for row in self._rows(recording)]
         return pa.Table.from_pylist(rows, self._schema)
 
@@ -87,12 +76,14 @@ class Embed:
 
     def _embedded(self, recording: dict[str, Any], clip: Heard) -> dict[str, Any]:
         count = self._recipe.clips.segments
-        pieces, _ = segments(clip.mel, self._frames, count)
+        pieces, starts = segments(clip.mel, self._frames, count)
+        front_end = self._recipe.front_end
         row = {
             **recording,
             "start_s": clip.start_s,
             "duration_s": clip.duration_s,
             "segments": count,
+            "segment_starts_s": [s * front_end.hop / front_end.sample_rate_hz for s in starts],
         }
         for name, encoder in self._encoders.items():
             embedding = encoder.embed(pieces)
@@ -109,16 +100,8 @@ class Embed:
             "start_s": clip.start_s,
             "duration_s": clip.duration_s,
             "segments": 0,
+            "segment_starts_s": [],
             **{f"embedding/{name}": [] for name in self._encoders},
             "reason": clip.reason.value,
             "detail": clip.detail,
         }
-
-
-def matrix(rows: pa.Table, backbone: str, recipe: Recipe) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Embeddings of accepted rows as one array ``(clips, segments, embedding)``, float32."""
-    column = rows[f"embedding/{backbone}"].combine_chunks()
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, np.float32).reshape(
-        rows.num_rows, recipe.clips.segments, recipe.upstream.embedding
-    )

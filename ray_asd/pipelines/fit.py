@@ -11,18 +11,14 @@ import ray
 
 from ray_asd import bundle as bundles
 from ray_asd import console
-from ray_asd import ensemble as ensembles
 from ray_asd import recipe as recipes
 from ray_asd.archive import manifest, store
-from ray_asd.bundle import Bundle, Neighbours, Section
-from ray_asd.downstream import Detector, ReferenceSet, pseudo_normals, score_clips
-from ray_asd.downstream import fit as fit_detector
+from ray_asd.bundle import Bundle, Key, Section
+from ray_asd.downstream import ReferenceSet
 from ray_asd.errors import BadInput
-from ray_asd.pipelines import embed, plan, session
+from ray_asd.pipelines import columns, embed, fit_section, plan, session
 from ray_asd.pipelines.train import weights_of
 from ray_asd.recipe import Recipe
-
-Key = tuple[str, str]
 
 
 def fit(
@@ -146,7 +142,7 @@ def _references(
         uris = np.array(own["uri"].to_pylist())
         references[key] = {
             name: ReferenceSet(
-                embeddings=embed.matrix(own, name, recipe),
+                embeddings=columns.matrix(own, name, recipe),
                 domains=np.array(own["domain"].to_pylist()),
                 uris=uris,
                 starts_s=np.array(own["start_s"].to_pylist(), np.float64),
@@ -160,7 +156,8 @@ def _references(
 def _fitted(references: dict[Key, dict[str, ReferenceSet]], recipe: Recipe) -> dict[Key, Section]:
     """Fit all sections, each in a Ray task of its own."""
     tree = recipe.model_dump()
-    pending = {_fit_task.remote(key, reference, tree): key for key, reference in references.items()}
+    fit_task = ray.remote(num_cpus=1, max_retries=2)(fit_section.of_tree)
+    pending = {fit_task.remote(key, reference, tree): key for key, reference in references.items()}
     sections: dict[Key, Section] = {}
     with console.track("fit", len(pending), "sections") as advance:
         while pending:
@@ -171,70 +168,3 @@ def _fitted(references: dict[Key, dict[str, ReferenceSet]], recipe: Recipe) -> d
                 console.warn(f"{key[0]} section {key[1]}: {warning}")
             advance(1, "")
     return sections
-
-
-@ray.remote(num_cpus=1, max_retries=2)
-def _fit_task(key: Key, references: dict[str, ReferenceSet], tree: dict[str, Any]) -> Section:
-    return fit_section(key, references, Recipe.model_validate(tree))
-
-
-def fit_section(key: Key, references: dict[str, ReferenceSet], recipe: Recipe) -> Section:
-    """Fit one section: every member's detector, and the calibration of scores.
-
-    The calibration comes from normal clips that neither the encoder nor the detector at hand
-    has seen, as far as there are enough; the detectors that are kept are fitted on all clips of
-    the chosen reference.
-    """
-    first = next(iter(references.values()))
-    splits = ensembles.plan(
-        first.uris,
-        first.domains,
-        first.held_out,
-        reference=recipe.downstream.reference,
-        folds=recipe.downstream.folds,
-        fewest_held_out=recipe.downstream.fewest_held_out,
-    )
-    detectors: dict[str, Detector] = {}
-    raw: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
-    for backbone, reference in references.items():
-        for name, settings in recipe.downstream.detectors.items():
-            member = f"{backbone}/{name}"
-            detectors[member] = _fit_member(key, reference, settings, recipe)
-            raw[member] = np.concatenate(
-                [
-                    score_clips(
-                        _fit_member(key, reference.select(split.fit), settings, recipe),
-                        settings,
-                        reference.embeddings[split.score],
-                    )[0]
-                    for split in splits.splits
-                ]
-            )
-    trust: dict[str, Any] = {
-        "clips": len(first),
-        "reference_clips": len(next(iter(raw.values()))),
-        "folds": len(splits.splits),
-    }
-    if splits.warning:
-        trust["warning"] = splits.warning
-    return Section(detectors, ensembles.calibrate(raw, recipe), _neighbours(first), trust)
-
-
-def _fit_member(key: Key, reference: ReferenceSet, settings: Any, recipe: Recipe) -> Detector:
-    down = recipe.downstream
-    chosen = reference.choose(down.reference)
-    mixed = pseudo_normals(
-        chosen, down.pseudo_normals, seed=recipe.seed, machine_type=key[0], section=key[1]
-    )
-    points, domains = chosen.extended(mixed).points(settings.per)
-    return fit_detector(points, domains, settings, seed=recipe.seed)
-
-
-def _neighbours(reference: ReferenceSet) -> Neighbours:
-    points, _ = reference.points("clip")
-    lengths = np.linalg.norm(points, axis=1, keepdims=True)
-    return Neighbours(
-        reference.uris.tolist(),
-        reference.starts_s.tolist(),
-        (points / np.where(lengths > 0, lengths, 1)).astype(np.float32),
-    )

@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from ray_asd import bundle as bundles
 from ray_asd import scores, tables
 from ray_asd.downstream import score_clips
-from ray_asd.frontend import LogMel, segment_frames, segment_starts
-from ray_asd.pipelines import embed
+from ray_asd.pipelines import columns
 
 RAW = pa.list_(pa.float64())
 """A member's raw scores of a clip: the clip's, then each segment's; empty for a rejection."""
@@ -54,7 +52,7 @@ class Detect:
             own = rows.take(pa.array(numbers))
             detectors = self._bundle.sections[key].detectors
             for member, settings in self._members.items():
-                points = embed.matrix(own, member.split("/")[0], recipe)
+                points = columns.matrix(own, member.split("/")[0], recipe)
                 clips, segments = score_clips(detectors[member], settings, points)
                 for number, clip, of_segments in zip(numbers, clips, segments, strict=True):
                     found[member][number] = [clip, *of_segments]
@@ -71,10 +69,8 @@ class Reduce:
     """
 
     def __init__(self, bundle: str, out: str, run_id: str, night: str) -> None:
-        torch.set_num_threads(1)
         self._bundle = bundles.load(bundle)
         self._out, self._run_id, self._night = out, run_id, night
-        self._log_mel = LogMel(self._bundle.recipe.front_end)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """``rows`` have passed every :class:`Detect`."""
@@ -98,8 +94,9 @@ class Reduce:
         raw = {m: np.array(own[f"raw/{m}"].to_pylist(), np.float64) for m in recipe.members()}
         standardized = section.calibration.standardize(raw)
         backbone = next(iter(recipe.upstream.backbones))
-        nearest = section.neighbours.nearest(embed.matrix(own, backbone, recipe).mean(1))
+        nearest = section.neighbours.nearest(columns.matrix(own, backbone, recipe).mean(1))
         clips = own.select(tables.CLIPS.names).to_pylist()
+        starts = own["segment_starts_s"].to_pylist()
         now = datetime.now(UTC)
         for name in recipe.ensembles:
             members = recipe.ensemble_members(name)
@@ -117,7 +114,7 @@ class Reduce:
                     "members_raw": [(m, raw[m][i, 0]) for m in members],
                     "members": [(m, standardized[m][i, 0]) for m in members],
                     "segment_scores": combined[i, 1:],
-                    "segment_starts_s": self._segment_starts_s(clip["duration_s"]),
+                    "segment_starts_s": starts[i],
                     "nearest_uri": nearest[i][0],
                     "nearest_start_s": nearest[i][1],
                     "section_digest": self._bundle.digests[key],
@@ -126,14 +123,6 @@ class Reduce:
                     "scored_at": now,
                     "night": self._night,
                 }
-
-    def _segment_starts_s(self, duration_s: float) -> list[float]:
-        recipe = self._bundle.recipe
-        rate = recipe.front_end.sample_rate_hz
-        frames = self._log_mel.frames(round(duration_s * rate))
-        length = segment_frames(recipe.front_end, recipe.clips)
-        starts = segment_starts(frames, length, recipe.clips.segments)
-        return [start * recipe.front_end.hop / rate for start in starts]
 
     def _rejected(self, rows: pa.Table) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (

@@ -24,10 +24,19 @@ from ray_asd import console
 from ray_asd import recipe as recipes
 from ray_asd.archive import manifest, store
 from ray_asd.errors import BadInput, RunFailed
+from ray_asd.frontend import segment_frames
 from ray_asd.pipelines import features, metrics_log, session
 from ray_asd.pipelines.train_worker import WEIGHTS, work
 from ray_asd.recipe import Recipe
-from ray_asd.upstream import Classes, Training, pack_weights, steps_per_epoch
+from ray_asd.upstream import (
+    Classes,
+    Composer,
+    TargetPool,
+    Training,
+    clips_of,
+    pack_weights,
+    steps_per_epoch,
+)
 
 
 def train(
@@ -181,10 +190,7 @@ def _run(
 ) -> list[dict[str, Any]]:
     """Train all backbones and leave their weights; returns the lines of metrics."""
     if recipe.upstream.epochs == 0:
-        for backbone in recipe.upstream.backbones:
-            untrained = Training(recipe, backbone, classes, 0, torch.device("cpu"))
-            _leave(out, backbone, pack_weights(untrained.network.backbone))
-        return [{"backbone": backbone, "epoch": 0} for backbone in recipe.upstream.backbones]
+        return _leave_untrained(recipe, classes, data, out)
     count, cpus, gpu = _workers(workers)
     storage, path = store.resolve(store.join(out, "checkpoints"))
     storage.create_dir(path, recursive=True)
@@ -228,6 +234,28 @@ def _run(
         for backbone in recipe.upstream.backbones:
             _leave(out, backbone, (Path(folder) / backbone / WEIGHTS).read_bytes())
     return lines
+
+
+def _leave_untrained(
+    recipe: Recipe, classes: Classes, data: _Data, out: str
+) -> list[dict[str, Any]]:
+    """Leave backbones with random weights, their BatchNorm statistics those of the data."""
+    composer = Composer(
+        classes=classes,
+        target=TargetPool(()),
+        size=recipe.upstream.batch,
+        length=segment_frames(recipe.front_end, recipe.clips),
+        seed=recipe.seed,
+    )
+    steps = steps_per_epoch(data.counts["source"], recipe.upstream.batch, 1)
+    for backbone in recipe.upstream.backbones:
+        untrained = Training(recipe, backbone, classes, 0, torch.device("cpu"))
+        rows = data.source.iter_batches(batch_size=recipe.upstream.batch, batch_format="pyarrow")
+        clips = (clip for t in rows for clip in clips_of(t, classes, recipe.front_end.mels))
+        for batch in composer.epoch(clips, 0, steps):
+            untrained.observe(batch)
+        _leave(out, backbone, pack_weights(untrained.network.backbone))
+    return [{"backbone": backbone, "epoch": 0} for backbone in recipe.upstream.backbones]
 
 
 def _leave(out: str, backbone: str, weights: bytes) -> None:

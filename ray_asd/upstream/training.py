@@ -136,6 +136,16 @@ class Training:
         outputs, loss = self._forward(self.network, batch)
         return self._metrics(outputs, loss, batch, None)
 
+    @torch.no_grad()
+    def observe(self, batch: Batch) -> None:
+        """Let BatchNorm's statistics see a batch, and change nothing else.
+
+        For a system that is left untrained: without any statistics of the data its embeddings
+        would all but coincide, and comparing with it would prove nothing.
+        """
+        self.network.train()
+        self.network(batch.to(self.device).mels)
+
     def average_buffers(self) -> None:
         """Bring BatchNorm statistics to their mean over all ranks; before every checkpoint."""
         average_buffers(self.network)

@@ -6,7 +6,8 @@ import soundfile
 from scipy.signal import spectrogram
 from sklearn.metrics import roc_auc_score
 
-from ray_asd.archive import build, synthesize, training
+from ray_asd.archive import build, training
+from ray_asd.archive.fleet import synthesize
 from ray_asd.archive.machines import MACHINES
 from ray_asd.errors import BadInput
 

@@ -1,0 +1,29 @@
+"""Embeddings as they travel between stages. Light: the detectors' processes import no torch."""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ray_asd import tables
+from ray_asd.recipe import Recipe
+
+
+def schema(recipe: Recipe) -> pa.Schema:
+    """Embeddings as they travel: a clip's, or the reason why there are none."""
+    return pa.schema(
+        [
+            *tables.embeddings(recipe.upstream.backbones),
+            pa.field("segment_starts_s", pa.list_(pa.float64())),
+            pa.field("reason", pa.string()),
+            pa.field("detail", pa.string()),
+        ]
+    )
+
+
+def matrix(rows: pa.Table, backbone: str, recipe: Recipe) -> npt.NDArray[np.float32]:
+    """Embeddings of accepted rows as one array ``(clips, segments, embedding)``, float32."""
+    column = rows[f"embedding/{backbone}"].combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, np.float32).reshape(
+        rows.num_rows, recipe.clips.segments, recipe.upstream.embedding
+    )

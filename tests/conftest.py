@@ -1,0 +1,116 @@
+"""What all tests share: a home of their own, a small fleet, and one Ray."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ray_asd.archive import fleet
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that a library writes into the home directory lands in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real recordings and score oracles; tests that need them skip where they are absent."""
+    if not SHARED.is_dir():
+        pytest.skip("no shared data beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fan and a valve: 15 training clips and 12 test clips each, 3 s long. Read only."""
+    root = tmp_path_factory.mktemp("fleet")
+    fleet.synthesize(
+        str(root),
+        machine_types=("fan", "valve"),
+        train_source=12,
+        train_target=3,
+        test_per_cell=3,
+        duration_s=3.0,
+        seed=1,
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def held_ray(_own_home: None) -> Iterator[None]:
+    """One local Ray for all integration tests."""
+    from ray_asd.pipelines import session
+
+    with session.session(cpus=2):
+        yield
+
+
+TINY = [
+    "clips.segments=3",
+    "upstream.backbones.transformer.layers=1",
+    "upstream.backbones.transformer.width=32",
+    "upstream.backbones.transformer.heads=2",
+    "upstream.backbones.transformer.feed_forward=32",
+    "upstream.batch=8",
+    "downstream.folds=2",
+    "downstream.pseudo_normals=5",
+]
+
+
+@dataclass(frozen=True)
+class System:
+    """A small trained system and where its parts lie."""
+
+    fleet: Path
+    manifest: str
+    upstream: str
+    bundle: str
+    scores: str
+
+
+@pytest.fixture(scope="session")
+def system(small_fleet: Path, held_ray: None, tmp_path_factory: pytest.TempPathFactory) -> System:
+    """The whole path once, both backbones, over the small fleet."""
+    import ray_asd
+
+    place = tmp_path_factory.mktemp("system")
+    made = System(
+        small_fleet,
+        *(str(place / name) for name in ("manifest.parquet", "upstream", "bundle", "scores")),
+    )
+    ray_asd.index(str(small_fleet), made.manifest)
+    ray_asd.train(
+        made.manifest,
+        made.upstream,
+        recipe="demo",
+        settings=[*TINY, "upstream.epochs=2", "upstream.checkpoint_epochs=1"],
+    )
+    ray_asd.fit(made.manifest, made.upstream, made.bundle)
+    ray_asd.score(made.manifest, made.bundle, made.scores, split="test")
+    return made
+
+
+def run_cli(*arguments: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run the command line in this process; returns exit code, standard output and error."""
+    from ray_asd import cli
+
+    capfd.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["ray-asd", *arguments])
+        patch.setenv("COLUMNS", "200")
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else int(bool(left.code))
+    printed = capfd.readouterr()
+    return code, printed.out, printed.err

@@ -1,0 +1,97 @@
+"""Bad input on the command line: one clear line and the right exit code. None of it starts Ray."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ray_asd.archive import manifest
+from tests.conftest import run_cli
+
+
+@pytest.fixture
+def listed(small_fleet: Path, tmp_path: Path) -> str:
+    place = str(tmp_path / "manifest.parquet")
+    manifest.write(manifest.build(str(small_fleet)).table, place)
+    return place
+
+
+def test_index_tells_what_it_found(
+    small_fleet: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = str(tmp_path / "m.parquet")
+    code, out, _ = run_cli("index", str(small_fleet), "--out", place, "--json", capfd=capfd)
+    assert code == 0
+    assert json.loads(out)["machines"] == {
+        "fan": {"test": 12, "train": 15},
+        "valve": {"test": 12, "train": 15},
+    }
+    assert manifest.read(place).num_rows == 54
+
+
+def test_names_that_fit_no_layout_are_left_out_with_a_warning(
+    small_fleet: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "archive" / "fan" / "train"
+    folder.mkdir(parents=True)
+    good = next((small_fleet / "fan" / "train").glob("*.wav"))
+    (folder / good.name).write_bytes(good.read_bytes())
+    (folder / "recording of monday.wav").write_bytes(good.read_bytes())
+    place = str(tmp_path / "m.parquet")
+    code, out, err = run_cli("index", str(tmp_path / "archive"), "--out", place, capfd=capfd)
+    assert code == 0
+    assert "1 recordings" in out
+    assert "recording of monday.wav" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["index", "{tmp}/nowhere", "--out", "{tmp}/m"], "nowhere: there is no such folder"),
+        (["index", "{tmp}/empty", "--out", "{tmp}/m"], "empty: there is no .wav or .flac file"),
+        (["index", "{tmp}/misnamed", "--out", "{tmp}/m"], "noise.wav"),
+        (["index", "{tmp}/empty", "--out", "{tmp}/m", "--layout", "x"], "layout"),
+        (["train", "{tmp}/nowhere.parquet", "--out", "{tmp}/up"], "nowhere.parquet"),
+        (["train", "{tmp}/other.parquet", "--out", "{tmp}/up"], "bytes is missing"),
+        (["train", "{tmp}/text.parquet", "--out", "{tmp}/up"], "text.parquet"),
+        (["train", "{listed}", "--out", "{tmp}/up", "--recipe", "lost"], "recipe lost"),
+        (["train", "{listed}", "--out", "{tmp}/up", "--set", "upstream.epoch=1"], "epochs"),
+        (["fit", "{listed}", "--upstream", "{tmp}/empty", "--out", "{tmp}/b"], "recipe.yaml"),
+        (["score", "{listed}", "--bundle", "{tmp}/empty", "--out", "{tmp}/s"], "bundle.json"),
+        (["evaluate", "{tmp}/empty"], "empty"),
+        (["evaluate", "{tmp}/nowhere"], "nowhere"),
+        (["evaluate", "{tmp}/empty", "--year", "1999"], "--year 1999"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    says: str,
+    listed: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "misnamed").mkdir()
+    (tmp_path / "misnamed" / "noise.wav").write_bytes(b"x")
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    pq.write_table(pa.table({"uri": ["a"]}), tmp_path / "other.parquet")
+    filled = [a.replace("{tmp}", str(tmp_path)).replace("{listed}", listed) for a in arguments]
+    code, out, err = run_cli(*filled, capfd=capfd)
+    assert code == 2
+    assert out == ""
+    assert says in err
+    assert len(err.strip().splitlines()) == 1, err
+
+
+def test_wrong_usage_is_exit_code_2(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("score", capfd=capfd)[0] == 2
+    assert run_cli("nonsense", capfd=capfd)[0] == 2
+
+
+def test_help_of_every_verb_fits_80_columns(capfd: pytest.CaptureFixture[str]) -> None:
+    for verb in ("demo", "index", "train", "fit", "score", "evaluate"):
+        code, out, _ = run_cli(verb, "--help", capfd=capfd)
+        assert code == 0
+        assert f"ray-asd {verb}" in out

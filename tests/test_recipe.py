@@ -1,0 +1,105 @@
+import pytest
+from pydantic import ValidationError
+
+from ray_asd import recipe
+from ray_asd.errors import BadInput
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_a_shipped_recipe_reads_back_as_it_is_written(name: str) -> None:
+    chosen = recipe.load(name)
+    assert recipe.parse(chosen.to_yaml(), "copy") == chosen
+    assert chosen.name == name
+
+
+def test_first_shot_is_the_report() -> None:
+    chosen = recipe.load("first_shot")
+    front_end = chosen.front_end
+    assert front_end.n_fft / front_end.sample_rate_hz == 0.128
+    assert front_end.hop / front_end.sample_rate_hz == 0.016
+    assert (front_end.mels, front_end.low_hz, front_end.high_hz) == (224, 50, 7800)
+    assert (chosen.clips.segment_s, chosen.clips.segments) == (2.0, 10)
+    assert (chosen.upstream.batch, chosen.upstream.embedding) == (128, 128)
+    assert chosen.upstream.learning_rate == 1e-3
+    assert chosen.downstream.pseudo_normals == 50
+    assert {detector.kind for detector in chosen.downstream.detectors.values()} == {
+        "knn",
+        "lof",
+        "gmm",
+    }
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        recipe.load("demo").seed = 3  # type: ignore[misc]
+
+
+def test_an_override_changes_one_setting_and_the_digest_that_holds_it() -> None:
+    plain, changed = (recipe.load("demo", o) for o in ([], ["front_end.hop=128"]))
+    assert changed.front_end.hop == 128
+    assert changed.front_end.digest() != plain.front_end.digest()
+    assert changed.features_digest() != plain.features_digest()
+    assert changed.upstream == plain.upstream
+    assert recipe.load("demo", ["upstream.learning_rate=1e-4"]).upstream.learning_rate == 1e-4
+
+
+def test_a_file_changes_what_it_extends_and_null_removes(tmp_path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "extends: demo\nname: mine\n"
+        "upstream: {backbones: {efficientnet: null}}\n"
+        "downstream: {detectors: {lof: null, knn: {size: 4}}}\n"
+    )
+    chosen = recipe.load(file)
+    assert chosen.members() == ["transformer/knn", "transformer/gmm"]
+    assert chosen.downstream.detectors["knn"].size == 4
+    assert chosen.ensemble_members("all") == chosen.members()
+    assert recipe.load(str(file), ["downstream.detectors.gmm.size=8"]).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("extends: demo\nupstrem: {}\n", "unknown setting upstrem; did you mean upstream?"),
+        ("extends: demo\nclips: {segmnts: 4}\n", "did you mean segments?"),
+        ("extends: demo\nclips: {segments: many}\n", "clips.segments"),
+        ("extends: demo\nclips: {segments: 0}\n", "clips.segments"),
+        ("extends: demo\nfront_end: {high_hz: 9000}\n", "sample_rate_hz / 2"),
+        ("extends: demo\ndownstream: {detectors: {iforest: {kind: iforest}}}\n", "gmm, knn, lof"),
+        ("extends: demo\nensembles: {all: {members: [x/y]}}\n", "efficientnet/knn"),
+        ("name: bare\n", "extends: first_shot"),
+        ("extends: nowhere\n", "demo, first_shot"),
+        ("[1, 2\n", "not YAML"),
+        ("just text\n", "no settings"),
+        ("extends: !!python/object/apply:os.system [ls]\n", "not YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_told_in_one_line(tmp_path, text: str, says: str) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        recipe.load(file)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("upstream.epoch=3", "did you mean epochs?"),
+        ("upstream.epochs", "key=value"),
+        ("upstream.epochs.more=3", "no more"),
+        ("upstream.epochs=[", "not YAML"),
+    ],
+)
+def test_a_wrong_override_is_told_in_one_line(override: str, says: str) -> None:
+    with pytest.raises(BadInput, match="--set") as caught:
+        recipe.load("demo", [override])
+    assert says in str(caught.value)
+
+
+def test_a_recipe_that_extends_itself(tmp_path) -> None:
+    file = tmp_path / "loop.yaml"
+    file.write_text(f"extends: {file}\n")
+    with pytest.raises(BadInput, match="extends itself"):
+        recipe.load(str(file))
