@@ -3,6 +3,8 @@
 import logging
 import os
 import secrets
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,13 +48,14 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
         # arguments lie in the object store.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         _stay_on_loopback(True)
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        with _without_log_level_line():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
     else:
         _stay_on_loopback(False)
         try:
@@ -87,6 +90,25 @@ def _own_token() -> None:
     if "RAY_AUTH_TOKEN" not in os.environ and not kept.exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _without_log_level_line() -> Iterator[None]:
+    """Hold back the line in which Ray's core repeats the log level that it was given."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            for line in said:
+                if b"Set ray log level from environment" not in line:
+                    os.write(2, line)
 
 
 def _stay_on_loopback(local: bool) -> None:
