@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 _SECONDS_BETWEEN_LINES = 60.0
+_MOST_WARNINGS = 5
 
 console = Console(stderr=True, highlight=False)
 
@@ -28,6 +29,14 @@ def say(line: str) -> None:
 def warn(line: str) -> None:
     """Print one line that asks for attention."""
     console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+
+
+def warn_some(what: str, lines: list[str]) -> None:
+    """Warn of each of ``lines``, or of the first few and how many more there are."""
+    for line in lines[:_MOST_WARNINGS]:
+        warn(f"{what}: {line}")
+    if len(lines) > _MOST_WARNINGS:
+        warn(f"{what}: {len(lines) - _MOST_WARNINGS} more")
 
 
 Advance = Callable[[int, str], None]

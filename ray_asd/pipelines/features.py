@@ -44,9 +44,11 @@ def build(recordings: pa.Table, recipe: Recipe, uri: str) -> str:
         console.say(f"features: {folder} is there already")
         return folder
     store.make_dir(folder)
-    counts = {"clips": 0, "rejected": 0}
-    dataset = plan.Pool.heavy().stage(
-        plan.blocks(_shuffled(training)), MakeFeatures, recipe=recipe.model_dump(), folder=folder
+    counts = {"clips": 0}
+    rejected: list[str] = []
+    blocks = plan.blocks(_shuffled(training))
+    dataset = plan.Pool.heavy(len(blocks)).stage(
+        blocks, MakeFeatures, recipe=recipe.model_dump(), folder=folder
     )
     parts = []
     with console.track("features", training.num_rows, "recordings") as advance:
@@ -54,10 +56,9 @@ def build(recordings: pa.Table, recipe: Recipe, uri: str) -> str:
             for row in block.to_pylist():
                 advance(row["recordings"], "")
                 counts["clips"] += row["clips"]
-                counts["rejected"] += len(row["rejected"])
                 parts += [row["part"]] if row["clips"] else []
-                for line in row["rejected"]:
-                    console.warn(f"not learned from: {line}")
+                rejected += row["rejected"]
+    console.warn_some("not learned from", rejected)
     if not counts["clips"]:
         raise BadInput("none of the training recordings can be read; see the lines above")
     about = {
@@ -65,6 +66,7 @@ def build(recordings: pa.Table, recipe: Recipe, uri: str) -> str:
         "clips_settings": recipe.clips.model_dump(),
         "parts": sorted(parts),
         **counts,
+        "rejected": rejected,
     }
     text = json.dumps(about, indent=2) + "\n"
     store.write_atomic(store.join(folder, "features.json"), text.encode())

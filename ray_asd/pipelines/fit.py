@@ -106,9 +106,10 @@ def _recipe(upstream: str, name: str | None, settings: list[str]) -> Recipe:
 
 def _embedded(training: pa.Table, recipe: Recipe, weights: dict[str, str]) -> pa.Table:
     """Embeddings of the training recordings' clips, in the manifest's order."""
-    pool = plan.Pool.heavy()
+    blocks = plan.blocks(training)
+    pool = plan.Pool.heavy(len(blocks))
     dataset = pool.stage(
-        plan.blocks(training),
+        blocks,
         embed.Embed,
         recipe=recipe.model_dump(),
         weights=weights,
@@ -120,9 +121,9 @@ def _embedded(training: pa.Table, recipe: Recipe, weights: dict[str, str]) -> pa
             tables.append(block)
             advance(len(set(block["uri"].to_pylist())), "")
     rows = pa.concat_tables(tables).sort_by([("uri", "ascending"), ("start_s", "ascending")])
-    rejected = rows.filter(rows["reason"].is_valid())
-    for row in rejected.select(["uri", "reason", "detail"]).to_pylist():
-        console.warn(f"not fitted on: {row['uri']}: {row['reason']}: {row['detail']}")
+    rejected = rows.filter(rows["reason"].is_valid()).select(["uri", "reason", "detail"])
+    lines = [f"{row['uri']}: {row['reason']}: {row['detail']}" for row in rejected.to_pylist()]
+    console.warn_some("not fitted on", lines)
     accepted = rows.filter(rows["reason"].is_null())
     if not accepted.num_rows:
         raise BadInput("none of the training recordings can be read; see the lines above")

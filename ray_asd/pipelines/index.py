@@ -23,14 +23,7 @@ def index(root: str, out: str, *, layout: str = "dcase") -> dict[str, Any]:
     Raises:
         BadInput: no such folder, no recordings in it, or no name that fits the layout.
     """
-    found = manifest.build(root, layout)
-    for line in found.notes:
-        console.warn(line)
-    if found.skipped:
-        console.warn(
-            f"{root}: {len(found.skipped)} files are left out, their names do not fit the layout "
-            f"{layout}; the first: {found.skipped[0]}"
-        )
+    found = listing(root, layout)
     manifest.write(found.table, out)
     machines: dict[str, Counter[str]] = {}
     columns = (found.table[name].to_pylist() for name in ("machine_type", "split"))
@@ -42,3 +35,16 @@ def index(root: str, out: str, *, layout: str = "dcase") -> dict[str, Any]:
         "machines": {name: dict(sorted(by.items())) for name, by in sorted(machines.items())},
         "left_out": found.skipped,
     }
+
+
+def listing(root: str, layout: str) -> manifest.Index:
+    """What the archive holds; what a person should know of it is said.
+
+    Raises:
+        BadInput: as :func:`index`.
+    """
+    found = manifest.build(root, layout)
+    for line in found.notes:
+        console.warn(line)
+    console.warn_some(f"{root}: the name does not fit the layout {layout}", found.skipped)
+    return found

@@ -25,10 +25,13 @@ class Pool:
     threads: int = 1
 
     @classmethod
-    def heavy(cls, workers: int | None = None) -> "Pool":
-        """One actor a core, or ``workers`` of them; half a core is left for the light stages."""
+    def heavy(cls, blocks: int, workers: int | None = None) -> "Pool":
+        """One actor a core, or ``workers`` of them, and no more than there are blocks.
+
+        Half a core is left for the light stages.
+        """
         cores = session.cores()
-        size = workers or cores
+        size = min(workers or cores, blocks)
         return cls(size, round((cores - _LIGHT_CORES) / max(size, cores), 3))
 
     @classmethod
@@ -36,8 +39,9 @@ class Pool:
         """One actor that needs little of a core."""
         return cls(1, _LIGHT_SHARE)
 
-    def stage(self, dataset: Dataset, actor: type, **settings: Any) -> Dataset:
-        """Pass ``dataset``'s blocks, as they are, through actors of the class ``actor``."""
+    def stage(self, blocks: Dataset | list[pa.Table], actor: type, **settings: Any) -> Dataset:
+        """Pass blocks, as they are, through actors of the class ``actor``."""
+        dataset = ray.data.from_arrow(blocks) if isinstance(blocks, list) else blocks
         return dataset.map_batches(
             actor,
             fn_constructor_kwargs=settings,
@@ -49,8 +53,10 @@ class Pool:
         )
 
 
-def blocks(recordings: pa.Table, rows: int | None = None, workers: int | None = None) -> Dataset:
-    """A dataset over the manifest's rows in blocks of ``rows`` rows.
+def blocks(
+    recordings: pa.Table, rows: int | None = None, workers: int | None = None
+) -> list[pa.Table]:
+    """The manifest's rows in blocks of ``rows`` rows.
 
     Left to itself, the block is small enough that every worker gets several, and large enough
     that its overhead does not count.
@@ -58,4 +64,4 @@ def blocks(recordings: pa.Table, rows: int | None = None, workers: int | None = 
     if rows is None:
         rows = min(64, max(4, recordings.num_rows // (8 * (workers or session.cores()))))
     starts = range(0, recordings.num_rows, rows)
-    return ray.data.from_arrow([recordings.slice(start, rows).combine_chunks() for start in starts])
+    return [recordings.slice(start, rows).combine_chunks() for start in starts]

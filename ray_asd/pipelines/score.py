@@ -23,6 +23,7 @@ from ray_asd.bundle import Bundle
 from ray_asd.errors import RunFailed
 from ray_asd.pipelines import plan, session
 from ray_asd.pipelines.embed import Embed
+from ray_asd.pipelines.index import listing
 from ray_asd.pipelines.stages import Detect, Reduce
 
 
@@ -97,18 +98,8 @@ def score(
 
 
 def _recordings(source: str, layout: str, split: str | None) -> pa.Table:
-    if store.is_folder(source):
-        index = manifest.build(source, layout)
-        for line in index.notes:
-            console.warn(line)
-        if index.skipped:
-            console.warn(
-                f"{source}: {len(index.skipped)} files are not named as the layout {layout} says "
-                f"and are left out, the first: {index.skipped[0]}"
-            )
-        recordings = index.table
-    else:
-        recordings = manifest.read(source)
+    is_folder = store.is_folder(source)
+    recordings = listing(source, layout).table if is_folder else manifest.read(source)
     if split is not None:
         recordings = recordings.filter(
             pa.array([s == split for s in recordings["split"].to_pylist()])
@@ -143,10 +134,11 @@ def _stream(
     batch: int | None,
 ) -> Any:
     recipe, light = loaded.recipe, plan.Pool.light()
-    pool = plan.Pool.heavy(workers)
+    blocks = plan.blocks(todo, batch, workers)
+    pool = plan.Pool.heavy(len(blocks), workers)
     place, table = store.absolute(bundle), store.absolute(out)
     dataset = pool.stage(
-        plan.blocks(todo, batch, workers),
+        blocks,
         Embed,
         recipe=recipe.model_dump(),
         weights={n: store.join(place, "backbones", f"{n}.safetensors") for n in loaded.backbones},
