@@ -3,12 +3,18 @@ PYTHON ?= python3.11
 VENV := .venv
 READY := $(VENV)/.ready
 
+# Where there is no home to write to, uv caches beside the environment.
+ifneq ($(shell test -w "$$HOME" && echo yes),yes)
+export UV_CACHE_DIR := $(CURDIR)/$(VENV)/.uv-cache
+endif
+
 .DEFAULT_GOAL := $(READY)
 .PHONY: help demo test lint lock clean
 
 $(READY): requirements.lock pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet uv
+	awk '/^uv==/ {p = 1; print; next} /^[^ ]/ {p = 0} p' requirements.lock > $(VENV)/uv.txt
+	$(VENV)/bin/python -m pip install --quiet --require-hashes --requirement $(VENV)/uv.txt
 	$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
 	touch $(READY)

@@ -3,7 +3,7 @@
 ::
 
     bundle.json                  format, bundle id, library versions, the sections,
-                                 and a SHA-256 of every other file
+                                 and a SHA-256 of every other file and of itself without it
     recipe.yaml                  the recipe it was fitted with, whole
     backbones/<name>.safetensors
     sections/<number>.safetensors, .json
@@ -108,6 +108,7 @@ def save(bundle: Bundle, uri: str) -> Bundle:
         "sections": sections,
         "sha256": checksums,
     }
+    index["sha256_index"] = _sha(_canonical(index))
     for folder in ("", "backbones", "sections"):
         store.make_dir(store.join(uri, folder) if folder else uri)
     for name, data in files.items():
@@ -118,48 +119,63 @@ def save(bundle: Bundle, uri: str) -> Bundle:
     return Bundle(bundle.recipe, bundle.backbones, bundle.sections, bundle_id, digests)
 
 
-def load(uri: str) -> Bundle:
-    """Read and verify the bundle under ``uri``.
+def load(uri: str, *, weights: bool = True, sections: bool = True) -> Bundle:
+    """Read the bundle under ``uri``; every file that is read is checked against its checksum.
+
+    Args:
+        uri: its folder.
+        weights: whether the backbones' weights are read.
+        sections: whether the sections are read; their digests always are.
 
     Raises:
         BadInput: no bundle there, one of another format, a missing or a changed file.
     """
-    index = verify(uri)
-    recipe = recipes.parse(_file(uri, "recipe.yaml").decode(), f"{uri}/recipe.yaml")
-    backbones = {
-        name: _file(uri, f"backbones/{name}.safetensors") for name in recipe.upstream.backbones
-    }
-    sections, digests = {}, {}
-    for entry in index["sections"]:
-        key = (entry["machine_type"], entry["section"])
-        stem = entry["stem"]
-        sections[key] = _unpack(_file(uri, f"{stem}.safetensors"), _file(uri, f"{stem}.json"))
-        digests[key] = entry["digest"]
-    return Bundle(recipe, backbones, sections, index["bundle_id"], digests)
+    index = _index(uri)
 
-
-def verify(uri: str) -> dict[str, Any]:
-    """Check every file of the bundle under ``uri`` against its checksum; return the index.
-
-    Raises:
-        BadInput: as :func:`load`.
-    """
-    if not store.exists(store.join(uri, "bundle.json")):
-        raise BadInput(f"{uri}: no bundle.json there; name a folder that `ray-asd fit` wrote")
-    try:
-        index: dict[str, Any] = json.loads(_file(uri, "bundle.json"))
-        form, checksums = index["format"], index["sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise BadInput(f"{uri}/bundle.json: not a bundle's index; fit the bundle anew") from None
-    if form != FORMAT:
-        raise BadInput(f"{uri}: a bundle of format {form}; this version reads format {FORMAT}")
-    for name, expected in checksums.items():
-        if _sha(_file(uri, name)) != expected:
+    def checked(name: str) -> bytes:
+        data = _file(uri, name)
+        if _sha(data) != index["sha256"].get(name):
             raise BadInput(
                 f"{uri}/{name}: its checksum differs from the bundle's; "
                 "the file was changed or damaged: copy the bundle again, or fit it anew"
             )
+        return data
+
+    recipe = recipes.parse(checked("recipe.yaml").decode(), f"{uri}/recipe.yaml")
+    backbones = {
+        name: checked(f"backbones/{name}.safetensors")
+        for name in (recipe.upstream.backbones if weights else ())
+    }
+    found, digests = {}, {}
+    for entry in index["sections"]:
+        key, stem = (entry["machine_type"], entry["section"]), entry["stem"]
+        digests[key] = entry["digest"]
+        if sections:
+            found[key] = _unpack(checked(f"{stem}.safetensors"), checked(f"{stem}.json"))
+    return Bundle(recipe, backbones, found, index["bundle_id"], digests)
+
+
+def _index(uri: str) -> dict[str, Any]:
+    """What ``bundle.json`` says, checked against its own checksum."""
+    if not store.exists(store.join(uri, "bundle.json")):
+        raise BadInput(f"{uri}: no bundle.json there; name a folder that `ray-asd fit` wrote")
+    try:
+        index: dict[str, Any] = json.loads(_file(uri, "bundle.json"))
+        form, own = index["format"], index.pop("sha256_index")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadInput(f"{uri}/bundle.json: not a bundle's index; fit the bundle anew") from None
+    if form != FORMAT:
+        raise BadInput(f"{uri}: a bundle of format {form}; this version reads format {FORMAT}")
+    if _sha(_canonical(index)) != own:
+        raise BadInput(
+            f"{uri}/bundle.json: its checksum differs; "
+            "the file was changed or damaged: copy the bundle again, or fit it anew"
+        )
     return index
+
+
+def _canonical(index: dict[str, Any]) -> bytes:
+    return json.dumps(index, sort_keys=True).encode()
 
 
 def _pack(section: Section) -> tuple[bytes, bytes]:

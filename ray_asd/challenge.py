@@ -40,11 +40,6 @@ class _Cell:
     place: str
 
 
-def is_challenge_folder(folder: str | Path) -> bool:
-    """Whether ``folder`` holds files that are named as scores of the challenge are."""
-    return any(Path(folder).glob("anomaly_score_*.csv"))
-
-
 def read_challenge_scores(folder: str | Path, ground_truth: str | Path | None = None) -> Rows:
     """Read a system's ``anomaly_score_…csv`` files, and ``decision_result_…csv`` if there.
 

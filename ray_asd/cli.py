@@ -235,6 +235,10 @@ def evaluate(
     _print_evaluation(result)
 
 
+# What typer makes of Ctrl-C.
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """Run the command line; the console script."""
     try:
@@ -243,8 +247,13 @@ def main() -> None:
         _fail(str(error), 2)
     except RunFailed as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("stopped; what was finished is kept, the same command carries on", 1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}", 1)
+    except SystemExit as left:
+        if left.code == _INTERRUPTED:
+            _fail("stopped; what was finished is kept, the same command carries on", 1)
+        raise
 
 
 def _fail(line: str, code: int) -> None:

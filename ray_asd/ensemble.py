@@ -88,7 +88,13 @@ def _folds(
     uris: npt.NDArray[Any], domains: npt.NDArray[Any], rows: npt.NDArray[np.bool_], folds: int
 ) -> npt.NDArray[np.int64]:
     domain_of = {str(uris[i]): str(domains[i]) for i in np.flatnonzero(rows)}
-    order = sorted(domain_of, key=lambda u: (domain_of[u], hashlib.sha256(u.encode()).digest()))
+
+    def place(uri: str) -> tuple[str, bytes, str]:
+        # By the file's name: moving the archive changes nothing.
+        name = uri.rpartition("/")[2]
+        return domain_of[uri], hashlib.sha256(name.encode()).digest(), uri
+
+    order = sorted(domain_of, key=place)
     # One deal through the domains, so that no fold is left empty while another holds two.
     fold_of = {uri: i % folds for i, uri in enumerate(order)}
     return np.array([fold_of.get(str(uri), -1) for uri in uris])

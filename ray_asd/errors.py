@@ -32,12 +32,14 @@ class Reason(StrEnum):
 class Rejected(Exception):
     """One recording, or one clip of it, cannot be scored; the rest of the run goes on."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, may_pass: bool = False) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.may_pass = may_pass
+        """Whether a later run should try again: what is wrong is not the recording itself."""
 
-    def __reduce__(self) -> tuple[type["Rejected"], tuple[Reason, str]]:
+    def __reduce__(self) -> tuple[type["Rejected"], tuple[Reason, str, bool]]:
         # The default rebuilds an exception from its message alone, and loses the reason
         # between processes.
-        return Rejected, (self.reason, self.detail)
+        return Rejected, (self.reason, self.detail, self.may_pass)

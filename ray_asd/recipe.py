@@ -218,7 +218,6 @@ class Recipe(Settings):
     upstream: Upstream
     downstream: Downstream
     ensembles: Annotated[dict[Name, Ensemble], Field(min_length=1)]
-    standardize: Literal["reference", "batch"]
     false_alarm_rate: Share
 
     @model_validator(mode="after")

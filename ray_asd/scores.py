@@ -5,7 +5,6 @@ and one ``runs/<run_id>.json`` per run. A part is whole from the moment it can b
 never edited: a changed recording gets a new row.
 """
 
-import hashlib
 import json
 from typing import Any
 from urllib.parse import quote
@@ -24,37 +23,30 @@ _HIVE = pd.partitioning(pa.schema([(name, pa.string()) for name in PARTITIONS]),
 _CONTRACTS = {"scores": tables.SCORES, "rejections": tables.REJECTIONS}
 
 
-def publish(rows: pa.Table, kind: str, uri: str) -> None:
-    """Write ``rows`` as parts of the dataset ``kind`` (scores or rejections) under ``uri``.
+def publish(
+    rows: list[dict[str, Any]], kind: str, uri: str, *, night: str, machine_type: str, name: str
+) -> None:
+    """Make ``rows`` the part ``name`` of the dataset ``kind`` (scores or rejections) of ``uri``.
 
-    One part for each night and machine type. Its name comes from the keys of its rows: the same
-    rows written again, by a task that ran twice, replace themselves.
+    All rows are of one night and machine type. Whatever part of this name a crash left there is
+    replaced, or removed where there are no rows now.
     """
-    contract = _CONTRACTS[kind]
-    tables.validate(rows.schema, contract, kind)
-    rows = rows.select(contract.names).cast(contract)
-    for group in rows.group_by(list(PARTITIONS)).aggregate([]).to_pylist():
-        mask = pc.and_(*(pc.equal(rows[name], group[name]) for name in PARTITIONS))
-        part = rows.filter(mask)
-        folder = store.join(uri, kind, *(f"{n}={_escape(group[n])}" for n in PARTITIONS))
-        store.make_dir(folder)
-        sink = pa.BufferOutputStream()
-        pq.write_table(part.drop_columns(list(PARTITIONS)), sink, compression="zstd")
-        store.write_atomic(
-            store.join(folder, f"{_name(part)}.parquet"), sink.getvalue().to_pybytes()
-        )
+    place = {"night": night, "machine_type": machine_type}
+    folder = store.join(uri, kind, *(f"{key}={_escape(place[key])}" for key in PARTITIONS))
+    part = store.join(folder, f"{name}.parquet")
+    if not rows:
+        store.remove(part)
+        return
+    store.make_dir(folder)
+    table = pa.Table.from_pylist(rows, _CONTRACTS[kind]).drop_columns(list(PARTITIONS))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    store.write_atomic(part, sink.getvalue().to_pybytes())
 
 
 def _escape(value: str) -> str:
     """A machine type as one folder's name, as hive and pyarrow write it."""
     return quote(value, safe=" ") or "__HIVE_DEFAULT_PARTITION__"
-
-
-def _name(part: pa.Table) -> str:
-    digest = hashlib.sha256()
-    for column in ("run_id", "uri", "fingerprint", "start_s", "section_digest"):
-        digest.update(repr(part[column].to_pylist()).encode())
-    return f"part-{digest.hexdigest()[:20]}"
 
 
 def read_scores(uri: str, *, latest: bool = True, ensemble: str | None = None) -> pa.Table:
@@ -81,23 +73,6 @@ def read_rejections(uri: str) -> pa.Table:
     if not store.exists(store.join(uri, "rejections")):
         return tables.REJECTIONS.empty_table()
     return _read(uri, "rejections", list(tables.REJECTIONS.names))
-
-
-def done(uri: str) -> set[tuple[str, str, str]]:
-    """(uri, fingerprint, section digest) of all that is scored or rejected under ``uri``.
-
-    A rejection as ``vanished`` is not done: the recording may be there the next time.
-    """
-    keys: set[tuple[str, str, str]] = set()
-    for kind in _CONTRACTS:
-        if not store.exists(store.join(uri, kind)):
-            continue
-        columns = ["uri", "fingerprint", "section_digest"]
-        rows = _read(uri, kind, columns + (["reason"] if kind == "rejections" else []))
-        if kind == "rejections":
-            rows = rows.filter(pc.not_equal(rows["reason"], "vanished"))
-        keys.update(zip(*(rows[name].to_pylist() for name in columns), strict=True))
-    return keys
 
 
 def write_run(uri: str, run: dict[str, Any]) -> None:
@@ -127,6 +102,8 @@ def _read(uri: str, kind: str, columns: list[str]) -> pa.Table:
     except (pa.ArrowInvalid, OSError) as error:
         raise BadInput(f"{folder}: cannot be read: {str(error).splitlines()[0]}") from None
     contract = pa.schema([_CONTRACTS[kind].field(name) for name in columns])
+    if not dataset.files:
+        return contract.empty_table()
     tables.validate(dataset.schema, contract, folder)
     return dataset.to_table(columns=columns)
 

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ray_asd.archive import fleet
+
+# No test asserts a time.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -17,7 +22,8 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing that a library writes into the home directory lands in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        patch.delenv("RAY_ADDRESS", raising=False)
+        for name in ("ADDRESS", "AUTH_MODE", "AUTH_TOKEN", "AUTH_TOKEN_PATH"):
+            patch.delenv(f"RAY_{name}", raising=False)
         yield
 
 
@@ -99,14 +105,16 @@ def system(small_fleet: Path, held_ray: None, tmp_path_factory: pytest.TempPathF
     return made
 
 
-def run_cli(*arguments: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+def run_cli(
+    *arguments: str, capfd: pytest.CaptureFixture[str], columns: int = 200
+) -> tuple[int, str, str]:
     """Run the command line in this process; returns exit code, standard output and error."""
     from ray_asd import cli
 
     capfd.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["ray-asd", *arguments])
-        patch.setenv("COLUMNS", "200")
+        patch.setenv("COLUMNS", str(columns))
         try:
             cli.main()
             code = 0

@@ -92,6 +92,17 @@ def test_wrong_usage_is_exit_code_2(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_help_of_every_verb_fits_80_columns(capfd: pytest.CaptureFixture[str]) -> None:
     for verb in ("demo", "index", "train", "fit", "score", "evaluate"):
-        code, out, _ = run_cli(verb, "--help", capfd=capfd)
+        code, out, _ = run_cli(verb, "--help", columns=80, capfd=capfd)
         assert code == 0
         assert f"ray-asd {verb}" in out
+        assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_a_file_where_the_scores_folder_should_be(
+    listed: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run_cli(
+        "index", str(Path(listed).parent), "--out", f"{listed}/m.parquet", capfd=capfd
+    )
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1

@@ -43,49 +43,53 @@ def row(uri: str, **changes: object) -> dict[str, object]:
     }
 
 
-def table(*rows: dict[str, object]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), tables.SCORES)
+def publish(place: Path, *rows: dict[str, object], kind: str = "scores", name: str = "p") -> None:
+    night, machine_type = str(rows[0]["night"]), str(rows[0]["machine_type"])
+    scores.publish(list(rows), kind, str(place), night=night, machine_type=machine_type, name=name)
 
 
 def test_what_is_published_is_read_back(tmp_path: Path) -> None:
-    rows = table(row("a"), row("b", machine_type="valve A/1 é=%"), row("c", night="2026-01-02"))
-    scores.publish(rows, "scores", str(tmp_path))
+    rows = [row("a"), row("b", machine_type="valve A/1 é=%"), row("c", night="2026-01-02")]
+    for one in rows:
+        publish(tmp_path, one)
     found = scores.read_scores(str(tmp_path))
     tables.validate(found.schema, tables.SCORES, "found")
-    assert found.select(rows.column_names).to_pylist() == rows.to_pylist()
+    expected = pa.Table.from_pylist(rows, tables.SCORES)
+    assert found.select(expected.column_names).to_pylist() == expected.to_pylist()
     assert len(list(tmp_path.glob("scores/*/*/*.parquet"))) == 3
 
 
-def test_the_same_rows_written_twice_are_there_once(tmp_path: Path) -> None:
-    for _ in range(2):
-        scores.publish(table(row("a"), row("b")), "scores", str(tmp_path))
-    assert scores.read_scores(str(tmp_path), latest=False).num_rows == 2
+def test_a_part_that_is_published_again_is_replaced_or_removed(tmp_path: Path) -> None:
+    publish(tmp_path, row("a"), row("b"))
+    publish(tmp_path, row("a"))
+    assert scores.read_scores(str(tmp_path), latest=False)["uri"].to_pylist() == ["a"]
+    scores.publish([], "scores", str(tmp_path), night="2026-01-01", machine_type="fan", name="p")
+    assert scores.read_scores(str(tmp_path)).num_rows == 0
 
 
 def test_the_latest_row_of_a_changed_recording_counts(tmp_path: Path) -> None:
     later = datetime(2026, 1, 2, tzinfo=UTC)
-    scores.publish(table(row("a"), row("b")), "scores", str(tmp_path))
-    new = row("a", fingerprint="g", score=9.0, scored_at=later, night="2026-01-02", run_id="s")
-    scores.publish(table(new), "scores", str(tmp_path))
+    publish(tmp_path, row("a"), row("b"))
+    publish(tmp_path, row("a", fingerprint="g", score=9.0, scored_at=later, night="2026-01-02"))
     found = scores.read_scores(str(tmp_path)).to_pylist()
     assert [(r["uri"], r["score"]) for r in found] == [("a", 9.0), ("b", 1.0)]
     assert scores.read_scores(str(tmp_path), latest=False).num_rows == 3
-    assert scores.done(str(tmp_path)) == {("a", "f", "d"), ("b", "f", "d"), ("a", "g", "d")}
 
 
-def test_a_rejection_is_done_unless_the_recording_may_come_back(tmp_path: Path) -> None:
+def test_rejections_are_read_back(tmp_path: Path) -> None:
+    assert scores.read_rejections(str(tmp_path)).num_rows == 0
     shared = {name: value for name, value in row("a").items() if name in tables.REJECTIONS.names}
-    rows = [
-        {**shared, "uri": uri, "reason": reason, "detail": "x"}
-        for uri, reason in (("a", "silent"), ("b", "vanished"))
-    ]
-    scores.publish(pa.Table.from_pylist(rows, tables.REJECTIONS), "rejections", str(tmp_path))
-    assert scores.done(str(tmp_path)) == {("a", "f", "d")}
-    assert scores.read_rejections(str(tmp_path)).num_rows == 2
+    publish(tmp_path, {**shared, "reason": "silent", "detail": "x"}, kind="rejections")
+    assert scores.read_rejections(str(tmp_path))["reason"].to_pylist() == ["silent"]
+
+
+def test_a_folder_that_a_crash_left_empty_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "scores" / "night=2026-01-01" / "machine_type=fan").mkdir(parents=True)
+    assert scores.read_scores(str(tmp_path)).num_rows == 0
 
 
 def test_one_ensemble_of_several(tmp_path: Path) -> None:
-    scores.publish(table(row("a"), row("a", ensemble="best")), "scores", str(tmp_path))
+    publish(tmp_path, row("a"), row("a", ensemble="best"))
     assert scores.read_scores(str(tmp_path), ensemble="best")["ensemble"].to_pylist() == ["best"]
     with pytest.raises(BadInput, match="there are all, best"):
         scores.read_scores(str(tmp_path), ensemble="worst")
@@ -94,4 +98,3 @@ def test_one_ensemble_of_several(tmp_path: Path) -> None:
 def test_a_folder_without_scores(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="ray-asd score"):
         scores.read_scores(str(tmp_path))
-    assert scores.done(str(tmp_path)) == set()

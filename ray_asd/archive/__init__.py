@@ -1,6 +1,6 @@
 from ray_asd.archive.audio import decode
 from ray_asd.archive.layout import Layout, Named, layout_of
-from ray_asd.archive.manifest import Index, build, fold_of, held_out, read, training, write
+from ray_asd.archive.manifest import Index, build, held_out, read, training, write
 
 __all__ = [
     "Index",
@@ -8,7 +8,6 @@ __all__ = [
     "Named",
     "build",
     "decode",
-    "fold_of",
     "held_out",
     "layout_of",
     "read",

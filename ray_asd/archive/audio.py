@@ -46,9 +46,9 @@ def decode(
     try:
         data = store.read_bytes(uri)
     except FileNotFoundError:
-        raise Rejected(Reason.VANISHED, "no longer there") from None
+        raise Rejected(Reason.VANISHED, "no longer there", may_pass=True) from None
     except OSError as error:
-        raise Rejected(Reason.UNREADABLE, f"cannot be read: {error.strerror or error}") from None
+        raise _not_read(error) from None
     _there(uri, before.fingerprint)
     waveform, rate = _waveform(data, longest_recording_s)
     return waveform if rate == sample_rate_hz else _resample(waveform, rate, sample_rate_hz)
@@ -58,12 +58,19 @@ def _there(uri: str, fingerprint: str | None) -> store.Entry:
     try:
         entry = store.stat(uri)
     except OSError as error:
-        raise Rejected(Reason.UNREADABLE, f"cannot be read: {error.strerror or error}") from None
+        raise _not_read(error) from None
     if entry is None:
-        raise Rejected(Reason.VANISHED, "no longer there")
+        raise Rejected(Reason.VANISHED, "no longer there", may_pass=True)
     if fingerprint not in (None, entry.fingerprint):
-        raise Rejected(Reason.VANISHED, "changed since it was listed; index the archive again")
+        detail = "changed since it was listed; index the archive again"
+        raise Rejected(Reason.VANISHED, detail, may_pass=True)
     return entry
+
+
+def _not_read(error: OSError) -> Rejected:
+    """The store did not answer, or refused: nothing is known of the recording itself."""
+    detail = f"cannot be read: {error.strerror or error}"
+    return Rejected(Reason.UNREADABLE, detail, may_pass=True)
 
 
 def _waveform(data: bytes, longest_s: float) -> tuple[Waveform, int]:

@@ -104,6 +104,9 @@ def read(path: str) -> pa.Table:
             raise BadInput(
                 f"{path}: {column} {min(strange)!r} is none of {', '.join(allowed)}; {hint}"
             )
+    doubled = len(table) - pc.count_distinct(table["uri"]).as_py()
+    if doubled:
+        raise BadInput(f"{path}: {doubled} of its {len(table)} rows name a uri again; {hint}")
     return table
 
 
@@ -133,24 +136,6 @@ def held_out(table: pa.Table, share: float) -> npt.NDArray[np.bool_]:
         rows.sort(key=keys.order)
         chosen[rows[:count]] = True
     return chosen
-
-
-def fold_of(table: pa.Table, folds: int) -> npt.NDArray[np.int64]:
-    """The fold, 0 to ``folds`` − 1, of every row: (rows,).
-
-    By the hash of :func:`held_out`; folds differ by one clip at most, in each (machine type,
-    section, domain) and in each (machine type, section).
-    """
-    keys = _keys(table)
-    sections: dict[tuple[str, str], list[int]] = {}
-    for row, (machine_type, section, _) in enumerate(keys.groups):
-        sections.setdefault((machine_type, section), []).append(row)
-    fold = np.zeros(len(table), dtype=np.int64)
-    for rows in sections.values():
-        # One count runs through all domains, so that small domains do not all fill fold 0.
-        rows.sort(key=lambda row: (keys.groups[row][2], keys.order(row)))
-        fold[rows] = np.arange(len(rows)) % folds
-    return fold
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,17 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """The file system that holds ``uri``, and the path there; a local path is made absolute.
 
     Raises:
-        BadInput: pyarrow.fs has no such scheme here, or cannot reach the store.
+        BadInput: pyarrow.fs has no such scheme here, or cannot reach the store; or the URI
+            holds credentials.
     """
     if not _SCHEME.match(uri):
         return _local(), os.path.abspath(uri)
     base, path, query = _split(uri)
+    if "@" in base:
+        raise BadInput(
+            f"{uri.partition('://')[0]}://…@{base.rpartition('@')[2]}: credentials in a URI would "
+            "be written into every table; put them into the environment"
+        )
     try:
         filesystem, root = _open(base, query)
     except (ValueError, OSError) as error:
@@ -170,6 +176,13 @@ def is_folder(uri: str) -> bool:
 def absolute(uri: str) -> str:
     """``uri`` so that a process with another working directory reads the same place."""
     return uri if _SCHEME.match(uri) else resolve(uri)[1]
+
+
+def remove(uri: str) -> None:
+    """Remove the file ``uri``, if it is there."""
+    filesystem, path = resolve(uri)
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(path)
 
 
 def make_dir(uri: str) -> None:

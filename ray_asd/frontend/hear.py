@@ -28,6 +28,8 @@ class Missed:
     duration_s: float
     reason: Reason
     detail: str
+    may_pass: bool = False
+    """Whether a later run should try again."""
 
 
 class Hearing:
@@ -54,7 +56,7 @@ class Hearing:
             )
             spans = cut(len(waveform), rate, limits)
         except Rejected as rejected:
-            yield Missed(0.0, 0.0, rejected.reason, rejected.detail)
+            yield Missed(0.0, 0.0, rejected.reason, rejected.detail, rejected.may_pass)
             return
         for start, length in spans:
             start_s, duration_s = start / rate, length / rate

@@ -9,13 +9,16 @@ from ray_asd.recipe import Recipe
 
 
 def schema(recipe: Recipe) -> pa.Schema:
-    """Embeddings as they travel: a clip's, or the reason why there are none."""
+    """Embeddings as they travel: a clip's, or the reason why there are none; its shard, if any."""
     return pa.schema(
         [
             *tables.embeddings(recipe.upstream.backbones),
             pa.field("segment_starts_s", pa.list_(pa.float64())),
             pa.field("reason", pa.string()),
             pa.field("detail", pa.string()),
+            pa.field("may_pass", pa.bool_()),
+            pa.field("shard", pa.string()),
+            pa.field("shard_recordings", pa.int32()),
         ]
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray_asd import console
 from ray_asd.archive import fleet
+from ray_asd.errors import BadInput
 from ray_asd.pipelines import evaluate, fit, index, score, session, train
 
 
@@ -26,6 +27,8 @@ def demo(out: str = "demo", *, address: str | None = None) -> dict[str, Any]:
         The evaluation of the trained and of the untrained system, seconds of each step, and
         where everything lies.
     """
+    if "://" in out:
+        raise BadInput(f"--out {out}: the demo wants a folder of this machine")
     place = Path(out)
     recordings, manifest = str(place / "recordings"), str(place / "manifest.parquet")
     seconds: dict[str, float] = {}

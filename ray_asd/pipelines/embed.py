@@ -104,4 +104,5 @@ class Embed:
             **{f"embedding/{name}": [] for name in self._encoders},
             "reason": clip.reason.value,
             "detail": clip.detail,
+            "may_pass": clip.may_pass,
         }

@@ -33,8 +33,13 @@ def build(recordings: pa.Table, recipe: Recipe, uri: str) -> str:
         The table's folder. Needs a Ray that is held (:func:`session.session`).
 
     Raises:
-        BadInput: no training recordings, or none of them can be read.
+        BadInput: no training recordings, none of them can be read, or the scale is not log.
     """
+    if recipe.front_end.scale != "log":
+        raise BadInput(
+            "front_end.scale linear: features are kept as float16, which it overflows; train "
+            "with scale log"
+        )
     training = manifest.training(recordings)
     if not training.num_rows:
         raise BadInput("the manifest has no normal recordings of the split train to learn from")
@@ -166,8 +171,7 @@ def _shuffled(recordings: pa.Table) -> pa.Table:
 
 
 def _digest(recordings: pa.Table) -> str:
-    """Digest of which recordings these are, in any order."""
-    keys = sorted(
-        zip(recordings["uri"].to_pylist(), recordings["fingerprint"].to_pylist(), strict=True)
-    )
+    """Digest of which recordings these are, in any order, and of what training reads of them."""
+    columns = ("uri", "fingerprint", "machine_type", "section", "attributes")
+    keys = sorted(zip(*(recordings[name].to_pylist() for name in columns), strict=True))
     return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]

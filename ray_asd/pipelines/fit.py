@@ -113,7 +113,6 @@ def _embedded(training: pa.Table, recipe: Recipe, weights: dict[str, str]) -> pa
         embed.Embed,
         recipe=recipe.model_dump(),
         weights=weights,
-        threads=pool.threads,
     )
     tables = []
     with console.track("embed", training.num_rows, "recordings") as advance:

@@ -18,11 +18,10 @@ _LIGHT_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of ``size`` actors, each with a share of the cores and some threads."""
+    """A pool of ``size`` actors, each with a share of the cores."""
 
     size: int
     num_cpus: float
-    threads: int = 1
 
     @classmethod
     def heavy(cls, blocks: int, workers: int | None = None) -> "Pool":
@@ -53,15 +52,13 @@ class Pool:
         )
 
 
-def blocks(
-    recordings: pa.Table, rows: int | None = None, workers: int | None = None
-) -> list[pa.Table]:
-    """The manifest's rows in blocks of ``rows`` rows.
+def block_rows(recordings: int, workers: int | None = None) -> int:
+    """Recordings in a block: few enough that every worker gets several blocks, and not too few."""
+    return min(64, max(4, recordings // (8 * (workers or session.cores()))))
 
-    Left to itself, the block is small enough that every worker gets several, and large enough
-    that its overhead does not count.
-    """
-    if rows is None:
-        rows = min(64, max(4, recordings.num_rows // (8 * (workers or session.cores()))))
+
+def blocks(recordings: pa.Table) -> list[pa.Table]:
+    """The manifest's rows in blocks."""
+    rows = block_rows(recordings.num_rows)
     starts = range(0, recordings.num_rows, rows)
     return [recordings.slice(start, rows).combine_chunks() for start in starts]

@@ -1,7 +1,7 @@
 """Recordings → scores: one Ray Data stream from the manifest to Parquet.
 
-decode + mel + backbones (an actor pool) → one stage for each kind of detector → reducer. What
-is in the scores table already is not scored again.
+decode + mel + backbones (an actor pool) → one stage for each kind of detector → reducer. A block
+of the stream is a shard of the run's frozen plan; what the ledger holds is not scored again.
 """
 
 from __future__ import annotations
@@ -10,21 +10,27 @@ import platform
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_asd import bundle as bundles
-from ray_asd import console, scores
+from ray_asd import console, ledger, scores
 from ray_asd.archive import manifest, store
 from ray_asd.bundle import Bundle
-from ray_asd.errors import RunFailed
-from ray_asd.pipelines import plan, session
+from ray_asd.errors import BadInput, RunFailed
+from ray_asd.ledger import Plan
+from ray_asd.pipelines import session
 from ray_asd.pipelines.embed import Embed
 from ray_asd.pipelines.index import listing
+from ray_asd.pipelines.plan import Pool, block_rows
 from ray_asd.pipelines.stages import Detect, Reduce
+from ray_asd.recipe import Recipe
 
 
 def score(
@@ -57,33 +63,69 @@ def score(
         BadInput: a source or a bundle that cannot be used.
         RunFailed: the stream broke off; what is published stays, and the same call carries on.
     """
-    began = datetime.now(UTC)
-    run_id = f"{began:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
-    loaded = bundles.load(bundle)
-    recordings = _recordings(source, layout, split)
-    todo = _without_done(recordings, loaded, out)
-    skipped = recordings.num_rows - todo.num_rows
-    if skipped:
-        console.say(f"score: {skipped} recordings are in {out} already")
+    loaded = bundles.load(bundle, weights=False, sections=False)
+    out = store.absolute(out)
+    if store.exists(out) and not store.is_folder(out):
+        raise BadInput(f"{out}: is a file; name a folder for the scores table")
+    left = ledger.unfinished(out)
+    if left is not None and left.bundle_id != loaded.bundle_id:
+        raise BadInput(
+            f"{out}: the run {left.run_id} with bundle {left.bundle_id} was never finished; run "
+            "it again with that bundle first, or score into another folder"
+        )
+    with session.lazily(address) as hold:
+        stream = partial(_stream, loaded=loaded, bundle=bundle, out=out, workers=workers)
+        resumed = None
+        if left is not None:
+            console.say(f"score: finishing the run {left.run_id} first")
+            resumed = _run(left, stream, hold, out, skipped=0, recipe=loaded.recipe)
+        recordings = _recordings(source, layout, split)
+        todo = _without_done(recordings, loaded, out)
+        skipped = recordings.num_rows - todo.num_rows
+        if skipped:
+            console.say(f"score: {skipped} recordings are in {out} already")
+        if not todo.num_rows and resumed is not None:
+            return {**resumed, "skipped": skipped}
+        now = datetime.now(UTC)
+        plan = ledger.freeze(
+            out,
+            todo,
+            run_id=f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}",
+            night=f"{now:%Y-%m-%d}",
+            bundle_id=loaded.bundle_id,
+            rows=batch or block_rows(todo.num_rows, workers),
+        )
+        run = _run(plan, stream, hold, out, skipped=skipped, recipe=loaded.recipe)
+    return run if resumed is None else {**run, "resumed": resumed}
+
+
+def _run(
+    plan: Plan,
+    stream: Callable[[Plan, list[pa.Table]], Any],
+    hold: Callable[[], None],
+    out: str,
+    *,
+    skipped: int,
+    recipe: Recipe,
+) -> dict[str, Any]:
+    """Score a plan's shards that are not committed, and write down what the run did."""
     started = time.monotonic()
     outcome = _Outcome()
-    if todo.num_rows:
-        store.make_dir(out)
-        with session.session(address):
-            started_up = time.monotonic()
-            dataset = _stream(
-                todo, loaded, bundle, out, run_id, f"{began:%Y-%m-%d}", workers, batch
-            )
-            _consume(dataset, todo.num_rows, outcome)
-            outcome.stream_s = time.monotonic() - started_up
+    shards = list(ledger.pending(out, plan).values())
+    recordings = sum(shard.num_rows for shard in shards)
+    if shards:
+        hold()
+        streaming = time.monotonic()
+        _consume(stream(plan, shards), recordings, outcome)
+        outcome.stream_s = time.monotonic() - streaming
+    ledger.finish(out, plan)
     run = {
-        "run_id": run_id,
-        "bundle": bundle,
-        "bundle_id": loaded.bundle_id,
+        "run_id": plan.run_id,
+        "bundle_id": plan.bundle_id,
         "scores": out,
-        "false_alarm_rate": loaded.recipe.false_alarm_rate,
-        "began": began.isoformat(timespec="seconds"),
-        "recordings": todo.num_rows,
+        "night": plan.night,
+        "false_alarm_rate": recipe.false_alarm_rate,
+        "recordings": recordings,
         "skipped": skipped,
         **outcome.summary(),
         "seconds": round(time.monotonic() - started, 1),
@@ -92,8 +134,7 @@ def score(
             **{name: version(name) for name in ("ray-asd", "ray", "torch")},
         },
     }
-    if todo.num_rows:
-        scores.write_run(out, run)
+    scores.write_run(out, run)
     return run
 
 
@@ -101,16 +142,13 @@ def _recordings(source: str, layout: str, split: str | None) -> pa.Table:
     is_folder = store.is_folder(source)
     recordings = listing(source, layout).table if is_folder else manifest.read(source)
     if split is not None:
-        recordings = recordings.filter(
-            pa.array([s == split for s in recordings["split"].to_pylist()])
-        )
-    # Neighbours in the archive share a machine type, and so a block its detectors.
-    return recordings.sort_by([("machine_type", "ascending"), ("uri", "ascending")])
+        recordings = recordings.filter(pc.equal(recordings["split"], split))
+    return recordings
 
 
 def _without_done(recordings: pa.Table, bundle: Bundle, out: str) -> pa.Table:
     """The recordings that the scores table does not hold under their section's digest."""
-    done = scores.done(out)
+    done = ledger.done(out)
     if not done:
         return recordings
     columns = ("uri", "fingerprint", "machine_type", "section")
@@ -124,30 +162,30 @@ def _without_done(recordings: pa.Table, bundle: Bundle, out: str) -> pa.Table:
 
 
 def _stream(
-    todo: pa.Table,
+    plan: Plan,
+    shards: list[pa.Table],
+    *,
     loaded: Bundle,
     bundle: str,
     out: str,
-    run_id: str,
-    night: str,
     workers: int | None,
-    batch: int | None,
 ) -> Any:
-    recipe, light = loaded.recipe, plan.Pool.light()
-    blocks = plan.blocks(todo, batch, workers)
-    pool = plan.Pool.heavy(len(blocks), workers)
-    place, table = store.absolute(bundle), store.absolute(out)
+    """The Ray Data stream over shards, a block each; its rows are those of :class:`Reduce`."""
+    recipe, light = loaded.recipe, Pool.light()
+    pool = Pool.heavy(len(shards), workers)
+    place = store.absolute(bundle)
     dataset = pool.stage(
-        blocks,
+        shards,
         Embed,
         recipe=recipe.model_dump(),
-        weights={n: store.join(place, "backbones", f"{n}.safetensors") for n in loaded.backbones},
-        sections=[list(key) for key in loaded.sections],
-        threads=pool.threads,
+        weights={
+            n: store.join(place, "backbones", f"{n}.safetensors") for n in recipe.upstream.backbones
+        },
+        sections=[list(key) for key in loaded.digests],
     )
     for kind in sorted({detector.kind for detector in recipe.downstream.detectors.values()}):
         dataset = light.stage(dataset, Detect, bundle=place, kind=kind)
-    return light.stage(dataset, Reduce, bundle=place, out=table, run_id=run_id, night=night)
+    return light.stage(dataset, Reduce, bundle=place, out=out, run_id=plan.run_id, night=plan.night)
 
 
 class _Outcome:
@@ -192,12 +230,12 @@ def _consume(dataset: Any, recordings: int, outcome: _Outcome) -> None:
                 advance(len(set(block["uri"].to_pylist())), note)
         except Exception as error:
             raise RunFailed(
-                f"scoring broke off after {outcome.scored} clips: {_first_line(error)}; what is "
+                f"scoring broke off after {outcome.scored} clips: {_in_a_line(error)}; what is "
                 "published stays: run the same command again to carry on"
             ) from error
 
 
-def _first_line(error: Exception) -> str:
+def _in_a_line(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1].strip() if lines else ''}"

@@ -6,16 +6,17 @@ import secrets
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ray
 import ray.data
 from ray._private import ray_constants
+from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
-from ray_asd.errors import BadInput
+from ray_asd.errors import BadInput, RunFailed
 
 # Of an actor pool's actors: Ray Data's own default is to try again for ever.
 BOUNDED_RETRIES = {"max_restarts": 3, "max_task_retries": 2}
@@ -30,7 +31,7 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
 
     Args:
         address: None starts a local Ray, on the loopback interface and with a token that lives
-            as long as it does; ``auto`` or an address joins a cluster.
+            as long as this process; ``auto`` or an address joins a cluster.
         cpus: cores of a local Ray; all of this machine's where None.
 
     A Ray that this process already holds is used as it is, and left running.
@@ -40,7 +41,8 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
     """
     if ray.is_initialized():
         _quiet_data()
-        yield
+        with _in_a_line():
+            yield
         return
     if address is None or address == "local":
         _own_token()
@@ -60,18 +62,52 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
         _stay_on_loopback(False)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise BadInput(f"--address {address}: no Ray cluster joined: {first}") from None
     try:
         _quiet_data()
-        yield
+        with _in_a_line():
+            yield
     finally:
         ray.shutdown()
 
 
+@contextmanager
+def _in_a_line() -> Iterator[None]:
+    """What a task raised is raised here as it was, and Ray's own errors as :class:`RunFailed`."""
+    try:
+        yield
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, BadInput | RunFailed):
+            raise cause from None
+        lines = [line for line in str(cause or error).splitlines() if line.strip()]
+        raise RunFailed(f"{type(cause or error).__name__}: {lines[-1].strip()}") from error
+
+
+@contextmanager
+def lazily(address: str | None = None) -> Iterator[Callable[[], None]]:
+    """Yields a function that holds a Ray from its first call to the end of the block.
+
+    A run that finds nothing to do starts none.
+    """
+    with ExitStack() as held:
+        started = False
+
+        def hold() -> None:
+            nonlocal started
+            if not started:
+                held.enter_context(session(address))
+                started = True
+
+        yield hold
+
+
 def cores() -> int:
-    """CPU cores of the Ray that is held, at least 1."""
+    """CPU cores of the Ray that is held, or of this machine; at least 1."""
+    if not ray.is_initialized():
+        return os.cpu_count() or 1
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
@@ -86,7 +122,7 @@ def _own_token() -> None:
     Ray turns token authentication on by itself; without a token at hand, Ray 2.60 writes one
     into the home directory, readable by others.
     """
-    kept = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    kept = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", os.path.expanduser("~/.ray/auth_token")))
     if "RAY_AUTH_TOKEN" not in os.environ and not kept.exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_asd import bundle as bundles
-from ray_asd import scores, tables
+from ray_asd import ledger, scores, tables
 from ray_asd.downstream import score_clips
+from ray_asd.errors import RunFailed
 from ray_asd.pipelines import columns
 
 RAW = pa.list_(pa.float64())
@@ -36,7 +37,7 @@ class Detect:
     """Ray Data stage: adds a column ``raw/<member>`` for each member of one kind of detector."""
 
     def __init__(self, bundle: str, kind: str) -> None:
-        self._bundle = bundles.load(bundle)
+        self._bundle = bundles.load(bundle, weights=False)
         detectors = self._bundle.recipe.downstream.detectors
         self._members = {
             member: detectors[member.split("/")[1]]
@@ -62,29 +63,54 @@ class Detect:
 
 
 class Reduce:
-    """Ray Data stage, the last: standardize, combine, decide, and publish.
+    """Ray Data stage, the last: standardize, combine, decide, publish a shard and commit it.
 
     Returns a row a clip: ``uri``, ``start_s``, ``duration_s`` and ``reason`` (null where it was
     scored).
     """
 
     def __init__(self, bundle: str, out: str, run_id: str, night: str) -> None:
-        self._bundle = bundles.load(bundle)
+        self._bundle = bundles.load(bundle, weights=False)
         self._out, self._run_id, self._night = out, run_id, night
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """``rows`` have passed every :class:`Detect`."""
+        """``rows`` are one whole shard that has passed every :class:`Detect`."""
+        shard, machine_type = self._shard(rows)
         scored = [
             row for key, numbers in _sections(rows) for row in self._score(key, rows, numbers)
         ]
-        rejected = [self._rejection(row) for row in self._rejected(rows)]
-        # Whoever sees a part sees all of it; a task that runs twice writes the same parts twice.
-        if scored:
-            scores.publish(pa.Table.from_pylist(scored, tables.SCORES), "scores", self._out)
-        if rejected:
-            table = pa.Table.from_pylist(rejected, tables.REJECTIONS)
-            scores.publish(table, "rejections", self._out)
+        rejected = rows.filter(pc.is_valid(rows["reason"])).to_pylist()
+        parts = {"scores": scored, "rejections": [self._rejection(row) for row in rejected]}
+        for kind, part in parts.items():
+            scores.publish(
+                part, kind, self._out, night=self._night, machine_type=machine_type, name=shard
+            )
+        passing = {row["uri"] for row in rejected if row["may_pass"]}
+        keys = ("uri", "fingerprint", "machine_type", "section")
+        recordings = rows.select(keys).group_by(keys).aggregate([]).to_pylist()
+        commits = [
+            {
+                "uri": recording["uri"],
+                "fingerprint": recording["fingerprint"],
+                "section_digest": self._digest(recording),
+                "final": recording["uri"] not in passing,
+            }
+            for recording in recordings
+        ]
+        ledger.commit(self._out, shard, commits)
         return rows.select(["uri", "start_s", "duration_s", "reason"])
+
+    def _shard(self, rows: pa.Table) -> tuple[str, str]:
+        """Name and machine type of the one shard that ``rows`` must be, whole."""
+        columns = ("shard", "machine_type", "shard_recordings")
+        found = rows.select(columns).group_by(columns).aggregate([]).to_pylist()
+        uris = pc.count_distinct(rows["uri"]).as_py()
+        if len(found) != 1 or found[0]["shard_recordings"] != uris:
+            raise RunFailed(
+                f"a block holds {uris} recordings of {len(found)} shards instead of one whole "
+                "shard; score with a smaller --batch"
+            )
+        return found[0]["shard"], found[0]["machine_type"]
 
     def _score(
         self, key: bundles.Key, rows: pa.Table, numbers: npt.NDArray[np.int64]
@@ -124,19 +150,13 @@ class Reduce:
                     "night": self._night,
                 }
 
-    def _rejected(self, rows: pa.Table) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (
-            rows.filter(pc.is_valid(rows["reason"]))
-            .select([*tables.CLIPS.names, "reason", "detail"])
-            .to_pylist()
-        )
-        return found
-
     def _rejection(self, row: dict[str, Any]) -> dict[str, Any]:
-        key = (row["machine_type"], row["section"])
         return {
-            **row,
-            "section_digest": self._bundle.digests.get(key, ""),
+            **{name: row[name] for name in (*tables.CLIPS.names, "reason", "detail")},
+            "section_digest": self._digest(row),
             "run_id": self._run_id,
             "night": self._night,
         }
+
+    def _digest(self, row: dict[str, Any]) -> str:
+        return self._bundle.digests.get((row["machine_type"], row["section"]), "")

@@ -99,6 +99,10 @@ def test_a_recording_that_changed_since_it_was_listed_has_vanished(
     assert result["scored"] == len(listed) - 2
     rejected = ray_asd.read_rejections(str(tmp_path / "scores"))["uri"].to_pylist()
     assert sorted(rejected) == [str(path) for path in listed[:2]]
+    # What vanished may come back: it is tried again, and found as it is now.
+    again = ray_asd.score(str(root), system.bundle, str(tmp_path / "scores"))
+    assert again["scored"] == 1
+    assert again["skipped"] == len(listed) - 2
 
 
 def test_a_long_recording_is_scored_clip_by_clip(system: System, tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""What a crash leaves is finished by the same command, and nothing is scored twice."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import ray_asd
+from ray_asd import bundle, ledger
+from ray_asd.archive import manifest
+from tests.conftest import System
+
+pytestmark = pytest.mark.integration
+
+
+def test_an_interrupted_run_is_finished_first_and_then_what_is_new(
+    system: System, small_fleet: Path, tmp_path: Path
+) -> None:
+    root, out = tmp_path / "an archive 100% ü", str(tmp_path / "scores")
+    folder = root / "fan" / "test"
+    folder.mkdir(parents=True)
+    files = sorted((small_fleet / "fan" / "test").glob("*.wav"))
+    for file in files[:4]:
+        shutil.copy(file, folder)
+    # The plan of a run that was killed after its first shard was published but not committed.
+    plan = ledger.freeze(
+        out,
+        manifest.build(str(root)).table,
+        run_id="20260101T000000Z-killed",
+        night="2026-01-01",
+        bundle_id=bundle.load(system.bundle, weights=False).bundle_id,
+        rows=2,
+    )
+    first, second = ledger.pending(out, plan)
+    ray_asd.score(str(root), system.bundle, out)
+    published = Path(out) / "scores" / "night=2026-01-01" / "machine_type=fan"
+    assert {file.stem for file in published.iterdir()} == {first, second}
+    (Path(out) / "ledger" / "shards" / f"{first}.parquet").unlink()
+    (Path(out) / "ledger" / "plans" / f"{plan.run_id}.done").unlink()
+    kept = (published / f"{second}.parquet").stat().st_mtime_ns
+    for file in files[4:6]:
+        shutil.copy(file, folder)
+
+    result = ray_asd.score(str(root), system.bundle, out)
+
+    assert result["resumed"]["recordings"] == 2
+    assert result["recordings"] == 2
+    assert result["skipped"] == 4
+    rows = ray_asd.read_scores(out, latest=False)
+    assert sorted(rows["uri"].to_pylist()) == sorted(str(p) for p in folder.iterdir())
+    assert (published / f"{second}.parquet").stat().st_mtime_ns == kept
+
+
+def test_an_unfinished_run_of_another_bundle_is_not_mixed_with_this_one(
+    system: System, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "scores")
+    ledger.freeze(
+        out,
+        manifest.read(system.manifest),
+        run_id="r",
+        night="2026-01-01",
+        bundle_id="another",
+        rows=4,
+    )
+    with pytest.raises(ray_asd.errors.BadInput, match="the run r with bundle another"):
+        ray_asd.score(system.manifest, system.bundle, out)
