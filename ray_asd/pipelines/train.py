@@ -194,7 +194,7 @@ def _run(
     count, cpus, gpu = _workers(workers)
     storage, path = store.resolve(store.join(out, "checkpoints"))
     storage.create_dir(path, recursive=True)
-    epochs = recipe.upstream.epochs * len(recipe.upstream.backbones)
+    epochs = recipe.upstream.epochs * len(recipe.trained_backbones())
     with metrics_log.followed(epochs, out) as (log, lines):
         trainer = TorchTrainer(
             work,
@@ -231,7 +231,7 @@ def _run(
     if checkpoint is None:
         raise RunFailed(f"training left no checkpoint in {out}/checkpoints")
     with checkpoint.as_directory() as folder:
-        for backbone in recipe.upstream.backbones:
+        for backbone in recipe.trained_backbones():
             _leave(out, backbone, (Path(folder) / backbone / WEIGHTS).read_bytes())
     return lines
 
@@ -248,14 +248,14 @@ def _leave_untrained(
         seed=recipe.seed,
     )
     steps = steps_per_epoch(data.counts["source"], recipe.upstream.batch, 1)
-    for backbone in recipe.upstream.backbones:
+    for backbone in recipe.trained_backbones():
         untrained = Training(recipe, backbone, classes, 0, torch.device("cpu"))
         rows = data.source.iter_batches(batch_size=recipe.upstream.batch, batch_format="pyarrow")
         clips = (clip for t in rows for clip in clips_of(t, classes, recipe.front_end.mels))
         for batch in composer.epoch(clips, 0, steps):
             untrained.observe(batch)
         _leave(out, backbone, pack_weights(untrained.network.backbone))
-    return [{"backbone": backbone, "epoch": 0} for backbone in recipe.upstream.backbones]
+    return [{"backbone": backbone, "epoch": 0} for backbone in recipe.trained_backbones()]
 
 
 def _leave(out: str, backbone: str, weights: bytes) -> None:

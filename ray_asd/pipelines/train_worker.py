@@ -64,7 +64,7 @@ def work(config: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         done = _Finished(Path(folder))
         done.restore()
-        for backbone in recipe.upstream.backbones:
+        for backbone in recipe.trained_backbones():
             if backbone not in done:
                 training = Training(
                     recipe,

@@ -16,8 +16,9 @@ from ray_asd.upstream.backbones import build_backbone
 from ray_asd.upstream.batches import Batch
 from ray_asd.upstream.classes import Classes
 from ray_asd.upstream.distributed import average_buffers
+from ray_asd.upstream.masking import mask
 from ray_asd.upstream.mixup import mix
-from ray_asd.upstream.network import Losses, Network, Outputs, hits, losses
+from ray_asd.upstream.network import Losses, Outputs, build_network, hits, losses
 from ray_asd.upstream.optimizer import build_optimizer, build_schedule
 from ray_asd.upstream.randomness import seeded, stable_rng
 from ray_asd.upstream.step_metrics import StepMetrics
@@ -42,8 +43,8 @@ class DivergedError(RunFailed):
 class Training:
     """One backbone's training on one worker, a step at a time.
 
-    What a step draws (mixup, dropout) follows from the recipe's seed, the step and the rank, so
-    that a resumed training goes on exactly as the interrupted one would have.
+    What a step draws (mixup, masks, dropout) follows from the recipe's seed, the step and the
+    rank, so that a resumed training goes on exactly as the interrupted one would have.
 
     Args:
         recipe: the system's settings.
@@ -87,7 +88,7 @@ class Training:
                 frames=segment_frames(recipe.front_end, recipe.clips),
                 embedding=settings.embedding,
             )
-            network = Network(trunk_to_neck, settings.embedding, classes)
+            network = build_network(trunk_to_neck, settings.embedding, classes, settings.loss)
         self.network = network.to(device)
         self.optimizer = build_optimizer(self.network, settings)
         self.schedule = build_schedule(self.optimizer, settings, total_steps)
@@ -113,6 +114,10 @@ class Training:
         if settings.mixup.enabled:
             draws = stable_rng("mixup", self.recipe.seed, self.steps, self._rank)
             batch = mix(batch, settings.mixup.alpha, draws)
+        if settings.masking.enabled:
+            draws = stable_rng("masking", self.recipe.seed, self.steps, self._rank)
+            front_end = self.recipe.front_end
+            batch = mask(batch, settings.masking, front_end.sample_rate_hz / front_end.hop, draws)
         self._wrapped.train()
         with seeded(self.device, "dropout", self.recipe.seed, self.steps, self._rank):
             outputs, loss = self._forward(self._wrapped, batch)
