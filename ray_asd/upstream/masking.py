@@ -37,4 +37,4 @@ def _bands(
     starts = rng.integers(length - widths, endpoint=True)
     places = np.arange(length)
     covered = (places >= starts[..., None]) & (places < (starts + widths)[..., None])
-    return np.any(covered, axis=1)
+    return np.asarray(covered.any(axis=1))

@@ -155,21 +155,6 @@ class Training:
         """Bring BatchNorm statistics to their mean over all ranks; before every checkpoint."""
         average_buffers(self.network)
 
-    def settings(self) -> dict[str, Any]:
-        """All of the recipe that decides this training, as JSON values, by dotted name."""
-        recipe = self.recipe.model_dump(mode="json")
-        upstream = recipe["upstream"]
-        kept = {
-            "seed": recipe["seed"],
-            "front_end": recipe["front_end"],
-            "clips": recipe["clips"],
-            "held_out": recipe["held_out"],
-            f"upstream.backbones.{self.backbone}": upstream["backbones"][self.backbone],
-        }
-        apart = {"backbones", "checkpoint_epochs", "checkpoints_kept"}
-        kept |= {f"upstream.{key}": upstream[key] for key in upstream if key not in apart}
-        return kept
-
     def _forward(self, network: nn.Module, batch: Batch) -> tuple[Outputs, Losses]:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
             outputs: Outputs = network(batch.mels)
@@ -193,6 +178,17 @@ class Training:
             learning_rate=self.learning_rate,
             gradient_norm=None if norm is None else float(norm),
         )
+
+
+def training_settings(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe that decides its backbones' training, as JSON values, by dotted name."""
+    tree = recipe.model_dump(mode="json")
+    upstream = tree["upstream"]
+    kept = {name: tree[name] for name in ("seed", "front_end", "clips", "held_out")}
+    for name in recipe.trained_backbones():
+        kept[f"upstream.backbones.{name}"] = upstream["backbones"][name]
+    apart = {"backbones", "checkpoint_epochs", "checkpoints_kept"}
+    return kept | {f"upstream.{key}": upstream[key] for key in upstream if key not in apart}
 
 
 def _has_bf16(device: torch.device) -> bool:
