@@ -15,7 +15,7 @@ import pytest
 import ray_asd
 from tests.conftest import TINY, children_of
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 RECIPE = """
 extends: demo
@@ -24,7 +24,9 @@ upstream:
   backbones: {efficientnet: null}
   checkpoint_epochs: 2
 """
-EPOCHS = 60
+EPOCHS = 40
+# Of patience: a busy machine takes minutes to start Ray and torch in every process.
+START_S, END_S = 500, 600
 
 
 @pytest.fixture
@@ -34,9 +36,15 @@ def recipe(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.fixture
-def manifest(small_fleet: Path, tmp_path: Path) -> str:
-    path = str(tmp_path / "manifest.parquet")
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Made by the first training, and used again by the others."""
+    return str(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="module")
+def manifest(small_fleet: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("manifest") / "manifest.parquet")
     ray_asd.index(str(small_fleet), path)
     return path
 
@@ -120,7 +128,9 @@ class Command:
 
 
 @pytest.fixture
-def train(manifest: str, recipe: str, tmp_path: Path) -> Iterator[Callable[..., Command]]:
+def train(
+    manifest: str, features: str, recipe: str, tmp_path: Path
+) -> Iterator[Callable[..., Command]]:
     started: list[Command] = []
 
     def start(*settings: str) -> Command:
@@ -131,7 +141,7 @@ def train(manifest: str, recipe: str, tmp_path: Path) -> Iterator[Callable[..., 
             *settings,
         ]:
             arguments += ["--set", setting]
-        started.append(Command(*arguments, "--workers", "2"))
+        started.append(Command(*arguments, "--workers", "2", "--features", features))
         return started[-1]
 
     yield start
@@ -145,12 +155,12 @@ def test_a_killed_worker_costs_the_epochs_since_the_last_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     command = train()
-    wait_for(lambda: len(lines_of(run)) >= 5, 240, command.alive)
+    wait_for(lambda: len(lines_of(run)) >= 5, START_S, command.alive)
     (first, *_) = command.workers()
     os.kill(first, signal.SIGKILL)
     before = len(lines_of(run))
     assert before < EPOCHS
-    code, said = command.end(300)
+    code, said = command.end(END_S)
     assert code == 0, said
     check_the_whole_schedule(run, EPOCHS)
     assert (run / "transformer" / "weights.safetensors").exists()
@@ -161,12 +171,12 @@ def test_a_killed_driver_is_carried_on_from_the_last_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     command = train("upstream.checkpoint_epochs=1")
-    wait_for(lambda: len(lines_of(run)) >= 4, 240, command.alive)
+    wait_for(lambda: len(lines_of(run)) >= 4, START_S, command.alive)
     command.kill()
     before = lines_of(run)
     assert 4 <= len(before) < EPOCHS
     again = train("upstream.checkpoint_epochs=1")
-    code, said = again.end(400)
+    code, said = again.end(END_S)
     assert code == 0, said
     check_the_whole_schedule(run, EPOCHS)
     # What the first driver had seen of is not trained again: the lines are the very same, but
@@ -181,7 +191,7 @@ def test_a_diverging_loss_ends_with_one_line_and_keeps_the_last_good_checkpoint(
     command = train(
         "upstream.learning_rate=1e30", "upstream.gradient_clip=1e30", "upstream.checkpoint_epochs=1"
     )
-    code, said = command.end(400)
+    code, said = command.end(END_S)
     assert code == 1
     told = [line for line in said.splitlines() if line.startswith("ray-asd: ")]
     assert len(told) == 1
