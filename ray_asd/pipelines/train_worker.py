@@ -233,7 +233,7 @@ def _of_all_workers(taken: list[StepMetrics]) -> list[StepMetrics]:
 
 def _checkpoint(training: Training, line: dict[str, Any], done: _Finished, last: bool) -> None:
     """All workers agree on a checkpoint, and one writes it."""
-    training.average_buffers()
+    training.agree()
     if last:
         done.add(training)
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from ray_asd.recipe import Recipe
 from ray_asd.upstream.backbones import build_backbone
 from ray_asd.upstream.batches import Batch
 from ray_asd.upstream.classes import Classes
-from ray_asd.upstream.distributed import average_buffers
+from ray_asd.upstream.distributed import average_buffers, same_on_all_ranks
 from ray_asd.upstream.masking import mask
 from ray_asd.upstream.mixup import mix
 from ray_asd.upstream.network import Losses, Outputs, build_network, hits, losses
@@ -151,9 +151,18 @@ class Training:
         self.network.train()
         self.network(batch.to(self.device).mels)
 
-    def average_buffers(self) -> None:
-        """Bring BatchNorm statistics to their mean over all ranks; before every checkpoint."""
+    def agree(self) -> None:
+        """Bring BatchNorm statistics to their mean over all ranks; before every checkpoint.
+
+        Raises:
+            RunFailed: the ranks hold different weights all the same; on all of them.
+        """
         average_buffers(self.network)
+        if not same_on_all_ranks(self.network):
+            raise RunFailed(
+                f"training of {self.backbone}: after step {self.steps} the workers hold different "
+                f"weights; are their libraries and devices the same? The last checkpoint is good"
+            )
 
     def _forward(self, network: nn.Module, batch: Batch) -> tuple[Outputs, Losses]:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):

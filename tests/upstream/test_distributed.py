@@ -11,9 +11,10 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ray_asd import recipe
+from ray_asd.errors import RunFailed
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import Batch, Classes, Training, save_checkpoint
-from ray_asd.upstream.distributed import average_buffers
+from ray_asd.upstream.distributed import average_buffers, same_on_all_ranks
 from ray_asd.upstream.weights import load_tensors
 
 
@@ -52,8 +53,15 @@ def work(rank: int, folder: Path, settings: str, labels: str) -> None:
         mels = torch.randn(4, 12, 17, generator=draws) + rank
         training.step(Batch(mels, torch.eye(3)[[0, 1, 2, 0]], values, plain))
     save_checkpoint(training, folder / f"before{rank}")
-    training.average_buffers()
+    assert not same_on_all_ranks(training.network)
+    training.agree()
+    assert same_on_all_ranks(training.network)
     save_checkpoint(training, folder / f"after{rank}")
+    if rank == 1:
+        with torch.no_grad():
+            next(training.network.parameters()).view(-1)[0] += 1e-6
+    with pytest.raises(RunFailed, match="hold different weights"):
+        training.agree()
     distributed.destroy_process_group()
 
 
