@@ -69,6 +69,7 @@ class Bundle:
 
     recipe: Recipe
     backbones: dict[str, bytes]
+    """Weights of the trained backbones, as safetensors files."""
     sections: dict[Key, Section]
     bundle_id: str = ""
     digests: dict[Key, str] = field(default_factory=dict)
@@ -84,6 +85,11 @@ def save(bundle: Bundle, uri: str) -> Bundle:
         files[f"backbones/{name}.safetensors"] = weights
     shared = _digest(
         *sorted(f"{name} {_sha(weights)}" for name, weights in bundle.backbones.items()),
+        *(
+            f"{name} {settings.digest()}"
+            for name, settings in sorted(bundle.recipe.upstream.backbones.items())
+            if not settings.trained
+        ),
         bundle.recipe.features_digest(),
         bundle.recipe.downstream.precision,
         json.dumps(bundle.recipe.model_dump(mode="json")["ensembles"], sort_keys=True),
@@ -144,7 +150,7 @@ def load(uri: str, *, weights: bool = True, sections: bool = True) -> Bundle:
     recipe = recipes.parse(checked("recipe.yaml").decode(), f"{uri}/recipe.yaml")
     backbones = {
         name: checked(f"backbones/{name}.safetensors")
-        for name in (recipe.upstream.backbones if weights else ())
+        for name in (recipe.trained_backbones() if weights else ())
     }
     found, digests = {}, {}
     for entry in index["sections"]:

@@ -13,7 +13,7 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -80,14 +80,27 @@ class Clips(Settings):
         return self
 
 
-class EfficientNet(Settings):
+class Backbone(Settings):
+    """One backbone: what every kind has in common. Each kind adds its own in a subclass."""
+
+    trained: ClassVar[bool] = True
+    """whether it has weights that training finds"""
+
+    kind: str
+
+    def embedding_width(self, embedding: int, mels: int) -> int:
+        """Length of its embeddings, by ``upstream.embedding`` and the mel bands of a segment."""
+        return embedding
+
+
+class EfficientNet(Backbone):
     """A timm EfficientNet-B0 over the segment as a one-channel image."""
 
     kind: Literal["efficientnet_b0"]
     pretrained: bool
 
 
-class Transformer(Settings):
+class Transformer(Backbone):
     """A Transformer encoder over the segment's mel frames."""
 
     kind: Literal["transformer"]
@@ -104,14 +117,49 @@ class Transformer(Settings):
         return self
 
 
-Backbone = Annotated[EfficientNet | Transformer, Field(discriminator="kind")]
+class Statistics(Backbone):
+    """Mean and standard deviation of each mel band over the segment's frames; not trained."""
+
+    trained: ClassVar[bool] = False
+
+    kind: Literal["statistics"]
+
+    def embedding_width(self, embedding: int, mels: int) -> int:
+        """Two values a band."""
+        return 2 * mels
 
 
-class LossWeights(Settings):
-    """The weight of each head's loss in their sum."""
+BACKBONES: dict[str, type[Backbone]] = {
+    "efficientnet_b0": EfficientNet,
+    "statistics": Statistics,
+    "transformer": Transformer,
+}
+"""Settings model of each kind of backbone; ``ray_asd.upstream.register`` adds to it."""
 
+
+class CrossEntropy(Settings):
+    """Cross-entropy of both heads: the weight of each in their sum."""
+
+    kind: Literal["cross_entropy"]
     machine_type: Annotated[float, Field(ge=0)]
     attributes: Annotated[float, Field(ge=0)]
+
+
+class AdaCos(Settings):
+    """Sub-cluster AdaCos at its fixed scale, on the joint label; centres are trained."""
+
+    kind: Literal["adacos"]
+    sub_clusters: Positive
+
+
+class Masking(Settings):
+    """Bands of frames and of mels that a training crop is robbed of (SpecAugment)."""
+
+    enabled: bool
+    time_bands: Annotated[int, Field(ge=0)]
+    widest_time_s: Annotated[float, Field(ge=0)]
+    mel_bands: Annotated[int, Field(ge=0)]
+    widest_mels: Annotated[int, Field(ge=0)]
 
 
 class Mixup(Settings):
@@ -121,13 +169,33 @@ class Mixup(Settings):
     alpha: Annotated[float, Field(gt=0)]
 
 
+def _of_its_kind(value: Any, known: dict[str, Any], what: str) -> Any:
+    if not isinstance(value, dict) or "kind" not in value:
+        return value
+    model = known.get(str(value["kind"]))
+    if model is None:
+        raise ValueError(
+            f"no {what} of the kind {value['kind']}; there are {', '.join(sorted(known))}"
+        )
+    return model.model_validate(value)
+
+
+def _backbone_of_its_kind(value: Any) -> Any:
+    return _of_its_kind(value, BACKBONES, "backbone")
+
+
 class Upstream(Settings):
     """The backbones and how they are trained."""
 
     embedding: Positive
-    backbones: Annotated[dict[Name, Backbone], Field(min_length=1)]
-    loss: LossWeights
+    backbones: Annotated[
+        # A union would be closed: a kind that another package registers has its place here too.
+        dict[Name, Annotated[SerializeAsAny[Backbone], BeforeValidator(_backbone_of_its_kind)]],
+        Field(min_length=1),
+    ]
+    loss: Annotated[CrossEntropy | AdaCos, Field(discriminator="kind")]
     mixup: Mixup
+    masking: Masking
     batch: Annotated[int, Field(ge=2)]
     epochs: Annotated[int, Field(ge=0)]
     learning_rate: Annotated[float, Field(gt=0)]
@@ -173,15 +241,8 @@ DETECTORS: dict[str, type[Detector]] = {"gmm": Gmm, "knn": Knn, "lof": Lof}
 """Settings model of each kind of detector; ``ray_asd.downstream.register`` adds to it."""
 
 
-def _of_its_kind(value: Any) -> Any:
-    if not isinstance(value, dict) or "kind" not in value:
-        return value
-    model = DETECTORS.get(str(value["kind"]))
-    if model is None:
-        raise ValueError(
-            f"no detector of the kind {value['kind']}; there are {', '.join(sorted(DETECTORS))}"
-        )
-    return model.model_validate(value)
+def _detector_of_its_kind(value: Any) -> Any:
+    return _of_its_kind(value, DETECTORS, "detector")
 
 
 class Downstream(Settings):
@@ -193,8 +254,7 @@ class Downstream(Settings):
     folds: Annotated[int, Field(ge=2)]
     fewest_held_out: Annotated[int, Field(ge=2)]
     detectors: Annotated[
-        # A union would be closed: a kind that another package registers has its place here too.
-        dict[Name, Annotated[SerializeAsAny[Detector], BeforeValidator(_of_its_kind)]],
+        dict[Name, Annotated[SerializeAsAny[Detector], BeforeValidator(_detector_of_its_kind)]],
         Field(min_length=1),
     ]
 
@@ -238,6 +298,15 @@ class Recipe(Settings):
             for backbone in self.upstream.backbones
             for detector in self.downstream.detectors
         ]
+
+    def trained_backbones(self) -> list[str]:
+        """Names of the backbones that training finds weights for, in their order."""
+        return [name for name, settings in self.upstream.backbones.items() if settings.trained]
+
+    def embedding_width(self, backbone: str) -> int:
+        """Length of the embeddings of ``backbone``."""
+        settings = self.upstream.backbones[backbone]
+        return settings.embedding_width(self.upstream.embedding, self.front_end.mels)
 
     def ensemble_members(self, name: str) -> list[str]:
         """Names of the members of the ensemble ``name``."""

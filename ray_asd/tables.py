@@ -60,7 +60,8 @@ FEATURES = pa.schema(
 def embeddings(backbones: Iterable[str]) -> pa.Schema:
     """One row is one clip; a column ``embedding/<backbone>`` for each backbone.
 
-    The column holds float32 (segments × embedding), row by row; ``segments`` says how many.
+    The column holds float32 (segments × the backbone's embedding width), row by row; ``segments``
+    says how many.
     """
     return pa.schema(
         [

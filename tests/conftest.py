@@ -122,3 +122,21 @@ def run_cli(
             code = left.code if isinstance(left.code, int) else int(bool(left.code))
     printed = capfd.readouterr()
     return code, printed.out, printed.err
+
+
+def children_of(pid: int) -> dict[int, str]:
+    """Command lines of the processes that descend from ``pid``, by their ids."""
+    parents: dict[int, int] = {}
+    names: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # the name stands in parentheses and may hold anything
+            after_name = (folder / "stat").read_text().rpartition(")")[2].split()
+            names[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ").strip()
+        except OSError:
+            continue  # it has ended meanwhile
+        parents[int(folder.name)] = int(after_name[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {child: names[child] for child in found - {pid}}

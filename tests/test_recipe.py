@@ -103,3 +103,26 @@ def test_a_recipe_that_extends_itself(tmp_path) -> None:
     file.write_text(f"extends: {file}\n")
     with pytest.raises(BadInput, match="extends itself"):
         recipe.load(str(file))
+
+
+def test_best_changes_first_shot_where_it_says_so_and_nowhere_else() -> None:
+    plain, best = (recipe.load(name).model_dump() for name in ("first_shot", "best"))
+    assert plain["upstream"]["loss"]["kind"] == "cross_entropy"
+    assert not plain["upstream"]["masking"]["enabled"]
+    assert recipe.load("first_shot").trained_backbones() == ["efficientnet", "transformer"]
+    assert best["upstream"]["loss"] == {"kind": "adacos", "sub_clusters": 16}
+    assert recipe.load("best").members() == [
+        "efficientnet/knn",
+        "transformer/knn",
+        "statistics/knn",
+    ]
+    changed = {"name", "upstream", "downstream"}
+    assert {key for key in best if best[key] != plain[key]} == changed
+    for key in ("batch", "epochs", "learning_rate", "mixup", "embedding"):
+        assert best["upstream"][key] == plain["upstream"][key]
+
+
+def test_embeddings_are_as_wide_as_their_backbone_makes_them() -> None:
+    best = recipe.load("best", ["front_end.mels=100"])
+    assert [best.embedding_width(name) for name in best.upstream.backbones] == [128, 128, 200]
+    assert best.trained_backbones() == ["efficientnet", "transformer"]

@@ -24,9 +24,9 @@ def schema(recipe: Recipe) -> pa.Schema:
 
 
 def matrix(rows: pa.Table, backbone: str, recipe: Recipe) -> npt.NDArray[np.float32]:
-    """Embeddings of accepted rows as one array ``(clips, segments, embedding)``, float32."""
+    """Embeddings of accepted rows, ``(clips, segments, embedding width)`` float32."""
     column = rows[f"embedding/{backbone}"].combine_chunks()
     flat = column.flatten().to_numpy(zero_copy_only=False)
     return np.asarray(flat, np.float32).reshape(
-        rows.num_rows, recipe.clips.segments, recipe.upstream.embedding
+        rows.num_rows, recipe.clips.segments, recipe.embedding_width(backbone)
     )

@@ -34,9 +34,10 @@ class Embed:
         sections: list[Key] | None = None,
         threads: int = 1,
     ) -> None:
-        """Load every backbone from ``weights``, URIs by name.
+        """Load the backbones.
 
         Args:
+            weights: URIs of the trained backbones' weights, by name.
             sections: what is known; a recording of another (machine type, section) is rejected
                 without being decoded. None where all are wanted.
         """
@@ -46,14 +47,14 @@ class Embed:
         self._frames = segment_frames(self._recipe.front_end, self._recipe.clips)
         self._encoders = {
             name: Encoder(
-                self._recipe.upstream.backbones[name],
-                store.read_bytes(uri),
+                settings,
+                store.read_bytes(weights[name]) if settings.trained else None,
                 mels=self._recipe.front_end.mels,
                 frames=self._frames,
                 embedding=self._recipe.upstream.embedding,
                 threads=threads,
             )
-            for name, uri in weights.items()
+            for name, settings in self._recipe.upstream.backbones.items()
         }
         self._schema = columns.schema(self._recipe)
 

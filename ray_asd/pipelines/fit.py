@@ -47,7 +47,7 @@ def fit(
         BadInput: a manifest, run or recipe that cannot be used together.
     """
     chosen = _recipe(upstream, recipe, settings or [])
-    weights = weights_of(store.absolute(upstream), list(chosen.upstream.backbones))
+    weights = weights_of(store.absolute(upstream), chosen.trained_backbones())
     training = manifest.training(manifest.read(manifest_uri))
     if not training.num_rows:
         raise BadInput(f"{manifest_uri}: no normal recordings of the split train to fit on")
@@ -93,7 +93,8 @@ def _recipe(upstream: str, name: str | None, settings: list[str]) -> Recipe:
     ]
     if trained.upstream.embedding != chosen.upstream.embedding:
         differing.append("upstream.embedding")
-    for backbone, shape in chosen.upstream.backbones.items():
+    for backbone in chosen.trained_backbones():
+        shape = chosen.upstream.backbones[backbone]
         if trained.upstream.backbones.get(backbone) != shape:
             differing.append(f"upstream.backbones.{backbone}")
     if differing:

@@ -19,6 +19,15 @@ class MetricsLog:
 
     def __init__(self) -> None:
         self._lines: list[dict[str, Any]] = []
+        self._failure: tuple[str, str] | None = None
+
+    def fail(self, kind: str, line: str) -> None:
+        """Keep why no worker need try again: an exception's kind and its one line."""
+        self._failure = self._failure or (kind, line)
+
+    def failure(self) -> tuple[str, str] | None:
+        """The first such error."""
+        return self._failure
 
     def add(self, line: dict[str, Any]) -> None:
         """Keep one epoch's line."""
@@ -30,20 +39,31 @@ class MetricsLog:
 
 
 @contextmanager
-def followed(epochs: int, out: str) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+def followed(
+    backbones: list[str], epochs: int, out: str
+) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """Show epochs as they end, and leave each backbone's lines as ``<name>/metrics.jsonl``.
 
-    Yields the actor that workers report to, and the lines that came so far.
+    They are written as they come, so that a driver that is killed leaves them too. Yields the
+    actor that workers report to, and the lines that came so far.
     """
     log = ray.remote(num_cpus=0)(MetricsLog).remote()
     lines: list[dict[str, Any]] = []
     ended = threading.Event()
-    with console.track("train", epochs, "epochs") as advance:
+    place = 0
+    with console.track("train", epochs * len(backbones), "epochs") as advance:
 
         def fetch() -> None:
-            for line in ray.get(log.after.remote(len(lines))):
+            nonlocal place
+            fresh = ray.get(log.after.remote(len(lines)))
+            for line in fresh:
                 lines.append(line)
-                advance(1, _in_words(line))
+                # A resumed training starts further on, or repeats epochs.
+                at = backbones.index(line["backbone"]) * epochs + line["epoch"]
+                advance(max(0, at - place), _in_words(line))
+                place = max(place, at)
+            if fresh:
+                _write(lines, out)
 
         def follow() -> None:
             while not ended.wait(1.0):
@@ -57,19 +77,28 @@ def followed(epochs: int, out: str) -> Iterator[tuple[Any, list[dict[str, Any]]]
             ended.set()
             thread.join()
             fetch()
-            _write(lines, out)
+
+
+def last_lines(out: str, backbones: list[str]) -> list[dict[str, Any]]:
+    """The last line of each backbone that has any in the upstream run ``out``."""
+    found = (_read(store.join(out, backbone, "metrics.jsonl")) for backbone in backbones)
+    return [lines[-1] for lines in found if lines]
+
+
+def _read(place: str) -> list[dict[str, Any]]:
+    if not store.exists(place):
+        return []
+    return [json.loads(line) for line in store.read_bytes(place).splitlines()]
 
 
 def _write(lines: list[dict[str, Any]], out: str) -> None:
     for backbone in dict.fromkeys(line["backbone"] for line in lines):
         place = store.join(out, backbone, "metrics.jsonl")
-        before = []
-        if store.exists(place):
-            before = [json.loads(line) for line in store.read_bytes(place).splitlines()]
-        own = [line for line in lines if line["backbone"] == backbone]
         # A resumed training repeats the epochs since its last checkpoint.
-        kept = [line for line in before if line["epoch"] < own[0]["epoch"]] + own
-        text = "".join(json.dumps(line) + "\n" for line in kept)
+        own = [line for line in lines if line["backbone"] == backbone]
+        before = [line for line in _read(place) if line["epoch"] < own[0]["epoch"]]
+        by_epoch = {line["epoch"]: line for line in [*before, *own]}
+        text = "".join(json.dumps(by_epoch[epoch]) + "\n" for epoch in sorted(by_epoch))
         store.make_dir(store.join(out, backbone))
         store.write_atomic(place, text.encode())
 

@@ -1,5 +1,6 @@
 """What a Ray program runs on: blocks of the manifest, and how the cores are shared."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -62,3 +63,17 @@ def blocks(recordings: pa.Table) -> list[pa.Table]:
     rows = block_rows(recordings.num_rows)
     starts = range(0, recordings.num_rows, rows)
     return [recordings.slice(start, rows).combine_chunks() for start in starts]
+
+
+def worker_share(nodes: list[float], workers: int) -> float:
+    """Cores of each of ``workers`` Train workers: the most that leaves a core to Ray Data.
+
+    Every worker must fit on one of the nodes, whose cores ``nodes`` gives; on a single core they
+    take half of it together.
+    """
+    cores = sum(nodes)
+    most = (cores - 1) / workers if cores > 1 else 0.5 / workers
+    shares = [most, *(n / k for n in nodes for k in range(1, workers + 1) if n / k < most)]
+    fitting = [s for s in shares if sum(int(n / s + 1e-9) for n in nodes) >= workers]
+    # Rounded down, for what is rounded up may no longer fit.
+    return math.floor(max(fitting) * 1000) / 1000

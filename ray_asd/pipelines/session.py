@@ -111,6 +111,12 @@ def cores() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def cores_by_node() -> list[float]:
+    """CPU cores of each node that is alive and has any."""
+    found = (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    return [cpus for cpus in found if cpus] or [1]
+
+
 def gpus() -> int:
     """GPUs of the Ray that is held."""
     return int(ray.cluster_resources().get("GPU", 0))

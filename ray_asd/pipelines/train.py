@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.train
 import torch
@@ -25,7 +22,8 @@ from ray_asd import recipe as recipes
 from ray_asd.archive import manifest, store
 from ray_asd.errors import BadInput, RunFailed
 from ray_asd.frontend import segment_frames
-from ray_asd.pipelines import features, metrics_log, session
+from ray_asd.pipelines import features, metrics_log, plan, session
+from ray_asd.pipelines.train_data import Data
 from ray_asd.pipelines.train_worker import WEIGHTS, work
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import (
@@ -36,6 +34,7 @@ from ray_asd.upstream import (
     clips_of,
     pack_weights,
     steps_per_epoch,
+    training_settings,
 )
 
 
@@ -64,17 +63,24 @@ def train(
         What ``run.json`` holds: clips, seconds, and each backbone's last metrics.
 
     Raises:
-        BadInput: a manifest or recipe that cannot be used.
+        BadInput: a manifest or recipe that cannot be used, or ``out`` holds another training.
         RunFailed: training broke off; a later call carries on from the last checkpoint.
     """
     chosen = recipes.load(recipe, settings or [])
     out = store.absolute(out)
     recordings = manifest.read(manifest_uri)
     classes = Classes.of(manifest.training(recordings))
+    _same_run(out, chosen, classes)
+    if len(classes.joint) == 1:
+        console.warn(
+            f"all training recordings are {classes.machine_types[0]} and alike in section and "
+            "attributes: there is nothing to tell apart, so the backbones learn nothing from "
+            "them; add recordings of other machine types"
+        )
     started = time.monotonic()
     with session.session(address):
         table = features.build(recordings, chosen, features_uri or store.join(out, "features"))
-        data = _Data.split(recordings, chosen, features.parts_of(table, chosen))
+        data = Data.split(recordings, chosen, features.parts_of(table, chosen))
         store.make_dir(out)
         _write(out, "recipe.yaml", chosen.to_yaml())
         _write(out, "classes.json", json.dumps(classes.to_dict(), indent=1) + "\n")
@@ -86,10 +92,34 @@ def train(
         "clips": data.counts,
         "features": table,
         "seconds": round(time.monotonic() - started, 1),
-        "backbones": {line["backbone"]: line for line in lines},
+        "backbones": {
+            line["backbone"]: line
+            for line in [*metrics_log.last_lines(out, chosen.trained_backbones()), *lines]
+        },
     }
     _write(out, "run.json", json.dumps(run, indent=2) + "\n")
     return run
+
+
+def _same_run(out: str, chosen: Recipe, classes: Classes) -> None:
+    """Check that the training that ``out`` may hold checkpoints of is this one.
+
+    Raises:
+        BadInput: it is not; the differing settings are named.
+    """
+    kept = [store.join(out, name) for name in ("recipe.yaml", "classes.json")]
+    if not (store.exists(store.join(out, "checkpoints")) and all(map(store.exists, kept))):
+        return
+    then, found = (store.read_bytes(uri).decode() for uri in kept)
+    before, now = (training_settings(r) for r in (recipes.parse(then, kept[0]), chosen))
+    differing = [name for name in now if name in before and before[name] != now[name]]
+    if json.loads(found) != classes.to_dict():
+        differing.append("the manifest's machine types, sections or attributes")
+    if differing:
+        raise BadInput(
+            f"{out}: holds a training with other settings of {', '.join(differing)}; train into "
+            "another folder, or remove this one"
+        )
 
 
 def weights_of(run: str, backbones: list[str]) -> dict[str, str]:
@@ -107,95 +137,17 @@ def weights_of(run: str, backbones: list[str]) -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The training recordings' clips, by what they are for."""
-
-    source: ray.data.Dataset
-    target: ray.data.Dataset
-    held_out: ray.data.Dataset
-    counts: dict[str, int]
-
-    @classmethod
-    def split(cls, recordings: pa.Table, recipe: Recipe, parts: list[str]) -> _Data:
-        """Read the features table three times: source, target, and held-out clips."""
-        training = manifest.training(recordings)
-        kept = manifest.held_out(training, recipe.held_out).tolist()
-        domains = training["domain"].to_pylist()
-        uris: dict[str, list[str]] = {"source": [], "target": [], "held_out": []}
-        for uri, out, domain in zip(training["uri"].to_pylist(), kept, domains, strict=True):
-            role = "held_out" if out else "target" if domain == "target" else "source"
-            uris[role].append(uri)
-        if not uris["target"]:
-            console.warn(
-                "no target-domain clip to train on: batches hold source clips only, and the "
-                "system will be less sure about machines whose surroundings changed"
-            )
-        if not uris["source"]:
-            uris["source"] = uris["target"]
-        filesystem, _ = store.resolve(parts[0])
-        whole = ray.data.read_parquet(
-            [store.resolve(part)[1] for part in parts],
-            filesystem=filesystem,
-            ray_remote_args={"num_cpus": _READ_CPUS},
-        )
-        roles = {
-            role: _held_in_memory(
-                whole.map_batches(
-                    Keep(sorted(wanted)),
-                    batch_format="pyarrow",
-                    batch_size=None,
-                    num_cpus=_READ_CPUS,
-                ),
-                len(wanted) / len(training),
-                always=role != "source",
-                bytes_in_all=sum(store.size(part) for part in parts),
-            )
-            for role, wanted in uris.items()
-        }
-        return cls(**roles, counts={role: dataset.count() for role, dataset in roles.items()})
-
-
-# Of a core, for a task that reads; fractions let it run beside workers that hold most cores.
-_READ_CPUS = 0.25
-# Of the object store, for features that are read once rather than every epoch.
-_SHARE_HELD = 0.25
-
-
-def _held_in_memory(
-    dataset: ray.data.Dataset, share: float, *, always: bool, bytes_in_all: int
-) -> ray.data.Dataset:
-    """The dataset, read once into the object store where it takes little of that.
-
-    The others stream from Parquet in every epoch. Target and held-out clips are few, and every
-    worker takes all of them.
-    """
-    room = ray.cluster_resources().get("object_store_memory", 0) * _SHARE_HELD
-    return dataset.materialize() if always or share * bytes_in_all < room else dataset
-
-
-class Keep:
-    """Ray Data step: rows of these recordings only."""
-
-    def __init__(self, uris: list[str]) -> None:
-        self._uris = pa.array(uris, pa.string())
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """The rows whose ``uri`` is wanted."""
-        return rows.filter(pc.is_in(rows["uri"], value_set=self._uris))
-
-
 def _run(
-    recipe: Recipe, classes: Classes, data: _Data, out: str, workers: int | None
+    recipe: Recipe, classes: Classes, data: Data, out: str, workers: int | None
 ) -> list[dict[str, Any]]:
     """Train all backbones and leave their weights; returns the lines of metrics."""
-    if recipe.upstream.epochs == 0:
+    backbones = recipe.trained_backbones()
+    if recipe.upstream.epochs == 0 or not backbones:
         return _leave_untrained(recipe, classes, data, out)
-    count, cpus, gpu = _workers(workers)
+    count, cpus, threads, gpu = _workers(workers)
     storage, path = store.resolve(store.join(out, "checkpoints"))
     storage.create_dir(path, recursive=True)
-    epochs = recipe.upstream.epochs * len(recipe.upstream.backbones)
-    with metrics_log.followed(epochs, out) as (log, lines):
+    with metrics_log.followed(backbones, recipe.upstream.epochs, out) as (log, lines):
         trainer = TorchTrainer(
             work,
             train_loop_config={
@@ -204,7 +156,7 @@ def _run(
                 "steps": steps_per_epoch(
                     data.counts["source"] // count, recipe.upstream.batch, count
                 ),
-                "threads": max(1, session.cores() // count),
+                "threads": threads,
                 "log": log,
             },
             scaling_config=ray.train.ScalingConfig(
@@ -227,17 +179,17 @@ def _run(
         try:
             checkpoint = trainer.fit().checkpoint
         except ray.train.TrainingFailedError as error:
-            raise _as_run_failed(error) from None
+            raise _as_told(ray.get(log.failure.remote()), error) from None
     if checkpoint is None:
         raise RunFailed(f"training left no checkpoint in {out}/checkpoints")
     with checkpoint.as_directory() as folder:
-        for backbone in recipe.upstream.backbones:
+        for backbone in recipe.trained_backbones():
             _leave(out, backbone, (Path(folder) / backbone / WEIGHTS).read_bytes())
     return lines
 
 
 def _leave_untrained(
-    recipe: Recipe, classes: Classes, data: _Data, out: str
+    recipe: Recipe, classes: Classes, data: Data, out: str
 ) -> list[dict[str, Any]]:
     """Leave backbones with random weights, their BatchNorm statistics those of the data."""
     composer = Composer(
@@ -248,14 +200,14 @@ def _leave_untrained(
         seed=recipe.seed,
     )
     steps = steps_per_epoch(data.counts["source"], recipe.upstream.batch, 1)
-    for backbone in recipe.upstream.backbones:
+    for backbone in recipe.trained_backbones():
         untrained = Training(recipe, backbone, classes, 0, torch.device("cpu"))
         rows = data.source.iter_batches(batch_size=recipe.upstream.batch, batch_format="pyarrow")
         clips = (clip for t in rows for clip in clips_of(t, classes, recipe.front_end.mels))
         for batch in composer.epoch(clips, 0, steps):
             untrained.observe(batch)
         _leave(out, backbone, pack_weights(untrained.network.backbone))
-    return [{"backbone": backbone, "epoch": 0} for backbone in recipe.upstream.backbones]
+    return [{"backbone": backbone, "epoch": 0} for backbone in recipe.trained_backbones()]
 
 
 def _leave(out: str, backbone: str, weights: bytes) -> None:
@@ -263,8 +215,8 @@ def _leave(out: str, backbone: str, weights: bytes) -> None:
     store.write_atomic(store.join(out, backbone, WEIGHTS), weights)
 
 
-def _workers(asked: int | None) -> tuple[int, float, bool]:
-    """How many workers, the CPUs of each, and whether each has a GPU.
+def _workers(asked: int | None) -> tuple[int, float, int, bool]:
+    """How many workers, the CPUs and threads of each, and whether each has a GPU.
 
     Ray Data needs a core to feed them: measured, workers that reserve all of two cores wait
     for ever.
@@ -277,16 +229,18 @@ def _workers(asked: int | None) -> tuple[int, float, bool]:
     kind, there = ("GPUs", gpus) if gpus else ("cores", cores)
     if workers > there:
         raise BadInput(f"--workers {workers}: there are {there} {kind}; ask for at most as many")
-    share = (cores - 1) / workers if cores > 1 else 0.5
-    return workers, round(share, 3), bool(gpus)
+    nodes = session.cores_by_node()
+    share = plan.worker_share(nodes, workers)
+    # Ray Data's core is idle for most of the time.
+    threads = max(1, int(min(sum(nodes) // workers, max(nodes))))
+    return workers, share, threads, bool(gpus)
 
 
-def _as_run_failed(error: Exception) -> RunFailed:
+def _as_told(failure: tuple[str, str] | None, error: Exception) -> Exception:
     """The workers' own one-line error, where that is what ended the training."""
-    for cause in getattr(error, "worker_failures", {}).values():
-        inner = getattr(cause, "cause", None) or cause
-        if isinstance(inner, RunFailed | BadInput):
-            return RunFailed(str(inner))
+    if failure is not None:
+        kind, line = failure
+        return BadInput(line) if kind == BadInput.__name__ else RunFailed(line)
     lines = [line for line in str(error).splitlines() if line.strip()]
     return RunFailed(
         f"training failed: {lines[-1].strip() if lines else repr(error)}; the same command "

@@ -16,6 +16,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ray_asd.errors import BadInput, RunFailed
 from ray_asd.frontend import segment_frames
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import (
@@ -46,7 +47,24 @@ def work(config: dict[str, Any]) -> None:
     A checkpoint holds the weights of the backbones that are finished and the whole state of the
     one at hand. A worker group that starts anew carries on from the last one, at most
     ``checkpoint_epochs`` back, with the schedule where it stopped.
+
+    Raises:
+        RunFailed: training cannot go on, such as from a diverged loss; again, without trying, in
+            a worker group that starts anew.
+        BadInput: features or a checkpoint that do not fit.
     """
+    if told := ray.get(config["log"].failure.remote()):
+        raise RunFailed(told[1])
+    try:
+        _work(config)
+    except (RunFailed, BadInput) as error:
+        # Ray Train wraps exceptions, and starts anew for those that would only come again.
+        kind = BadInput if isinstance(error, BadInput) else RunFailed
+        ray.get(config["log"].fail.remote(kind.__name__, str(error)))
+        raise
+
+
+def _work(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     recipe = Recipe.model_validate(config["recipe"])
     classes = Classes.from_dict(config["classes"])
@@ -64,7 +82,7 @@ def work(config: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         done = _Finished(Path(folder))
         done.restore()
-        for backbone in recipe.upstream.backbones:
+        for backbone in recipe.trained_backbones():
             if backbone not in done:
                 training = Training(
                     recipe,
@@ -75,7 +93,7 @@ def work(config: dict[str, Any]) -> None:
                     wrap=_data_parallel,
                     rank=rank,
                 )
-                _resume(training)
+                _resume(training, config["log"])
                 _train(training, composer, watched, done, config)
 
 
@@ -161,7 +179,7 @@ def _data_parallel(network: nn.Module) -> nn.Module:
     return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
-def _resume(training: Training) -> None:
+def _resume(training: Training, log: Any) -> None:
     """Take up the state of this backbone that the last checkpoint holds, if it does."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
@@ -170,6 +188,9 @@ def _resume(training: Training) -> None:
         line = json.loads((Path(folder) / "line.json").read_text("utf-8"))
         if line["backbone"] == training.backbone:
             load_checkpoint(training, Path(folder))
+            if ray.train.get_context().get_world_rank() == 0:
+                # A driver that was killed may not have seen it.
+                ray.get(log.add.remote(line))
 
 
 def _clips(
@@ -212,7 +233,7 @@ def _of_all_workers(taken: list[StepMetrics]) -> list[StepMetrics]:
 
 def _checkpoint(training: Training, line: dict[str, Any], done: _Finished, last: bool) -> None:
     """All workers agree on a checkpoint, and one writes it."""
-    training.average_buffers()
+    training.agree()
     if last:
         done.add(training)
     with tempfile.TemporaryDirectory() as folder:

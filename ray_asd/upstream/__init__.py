@@ -13,7 +13,7 @@ from ray_asd.upstream.classes import AttributeClass, Classes
 from ray_asd.upstream.clips import Clip, clips_of, crop_start
 from ray_asd.upstream.encoder import Encoder
 from ray_asd.upstream.step_metrics import StepMetrics, average
-from ray_asd.upstream.training import DivergedError, Training
+from ray_asd.upstream.training import DivergedError, Training, training_settings
 from ray_asd.upstream.trunk import Trunk
 from ray_asd.upstream.weights import load_weights, pack_weights, save_weights
 
@@ -43,5 +43,6 @@ __all__ = [
     "save_weights",
     "state",
     "steps_per_epoch",
+    "training_settings",
     "worker_batch",
 ]

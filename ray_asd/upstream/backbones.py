@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ray_asd import recipe
 from ray_asd.errors import BadInput
 from ray_asd.upstream.efficientnet import EfficientNetTrunk
+from ray_asd.upstream.statistics import StatisticsTrunk
 from ray_asd.upstream.transformer import TransformerTrunk
 from ray_asd.upstream.trunk import Trunk
 
@@ -21,12 +22,16 @@ BuildTrunk = Callable[[Any, int, int], Trunk]
 
 _TRUNKS: dict[str, BuildTrunk] = {
     "efficientnet_b0": EfficientNetTrunk,
+    "statistics": StatisticsTrunk,
     "transformer": TransformerTrunk,
 }
 
 
-def register(kind: str, build: BuildTrunk) -> None:
-    """Make ``kind`` known, so that :func:`build_backbone` finds it by a recipe's ``kind``.
+def register(kind: str, build: BuildTrunk, settings: type[recipe.Backbone] | None = None) -> None:
+    """Make ``kind`` known to :func:`build_backbone`, and to recipes by its settings model.
+
+    A package outside this one adds its own backbone so, before it loads a recipe that names it,
+    and in every process that embeds.
 
     Raises:
         ValueError: the kind is taken.
@@ -34,6 +39,8 @@ def register(kind: str, build: BuildTrunk) -> None:
     if kind in _TRUNKS:
         raise ValueError(f"a backbone of kind {kind} exists already")
     _TRUNKS[kind] = build
+    if settings is not None:
+        recipe.BACKBONES[kind] = settings
 
 
 class Neck(nn.Module):
@@ -61,16 +68,21 @@ class Backbone(nn.Module):
     The entrance brings each mel band (natural log, about -18 to 8) to mean 0 and variance 1 over
     batch and frames, with a learned scale and offset. Its statistics are the plain average over
     all batches seen, since the data, unlike activations, do not drift while training.
+
+    One that is not trained is its trunk alone.
     """
 
-    def __init__(self, trunk: Trunk, mels: int, embedding: int) -> None:
+    def __init__(self, trunk: Trunk, mels: int, embedding: int, trained: bool = True) -> None:
         super().__init__()
-        self.entrance = nn.BatchNorm1d(mels, momentum=None)
+        self.entrance: nn.Module = nn.Identity()
         self.trunk = trunk
-        self.neck = Neck(trunk.width, embedding)
+        self.neck: nn.Module = nn.Identity()
+        if trained:
+            self.entrance = nn.BatchNorm1d(mels, momentum=None)
+            self.neck = Neck(trunk.width, embedding)
 
     def forward(self, mels: Tensor) -> Tensor:
-        """(batch, mels, frames) → (batch, embedding)."""
+        """(batch, mels, frames) → (batch, embedding), or (batch, trunk's width) untrained."""
         embedding: Tensor = self.neck(self.trunk(self.entrance(mels)))
         return embedding
 
@@ -78,7 +90,7 @@ class Backbone(nn.Module):
 def build_backbone(
     settings: recipe.Backbone, *, mels: int, frames: int, embedding: int
 ) -> Backbone:
-    """An untrained (or, where the settings say so, pretrained) backbone.
+    """A backbone yet to be trained (or, where the settings say so, pretrained).
 
     Args:
         settings: the backbone's settings; ``kind`` names the trunk.
@@ -94,4 +106,5 @@ def build_backbone(
             f"upstream.backbones: no backbone of kind {settings.kind}; "
             f"there are {', '.join(sorted(_TRUNKS))}"
         )
-    return Backbone(_TRUNKS[settings.kind](settings, mels, frames), mels, embedding)
+    trunk = _TRUNKS[settings.kind](settings, mels, frames)
+    return Backbone(trunk, mels, embedding, settings.trained)

@@ -54,6 +54,13 @@ class Batch:
     """(batch, machine types) float32; each row sums to 1"""
     attributes: Tensor
     """(batch, attribute classes) float32; a row sums to the clip's share that has attributes"""
+    plain: Tensor
+    """(batch, plain sections) float32; a row sums to the clip's share that has none"""
+
+    @property
+    def joint(self) -> Tensor:
+        """(batch, joint classes) float32, of the joint label; each row sums to 1."""
+        return torch.cat([self.attributes, self.plain], dim=1)
 
     def to(self, device: torch.device) -> Batch:
         """This batch on ``device``."""
@@ -61,6 +68,7 @@ class Batch:
             self.mels.to(device, non_blocking=True),
             self.machine_type.to(device, non_blocking=True),
             self.attributes.to(device, non_blocking=True),
+            self.plain.to(device, non_blocking=True),
         )
 
     def __len__(self) -> int:
@@ -165,6 +173,7 @@ class Composer:
             torch.from_numpy(mels),
             _one_hot([clip.machine_type for clip, _ in chosen], len(self.classes.machine_types)),
             _one_hot([clip.attributes for clip, _ in chosen], len(self.classes.attribute_values)),
+            _one_hot([clip.plain for clip, _ in chosen], len(self.classes.plain_sections)),
         )
 
 

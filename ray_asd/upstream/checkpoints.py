@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ray_asd.errors import BadInput
-from ray_asd.upstream.training import Training
+from ray_asd.upstream.training import Training, training_settings
 from ray_asd.upstream.weights import fill, load_tensors, save_tensors
 
 TENSORS = "training.safetensors"
@@ -84,11 +84,14 @@ def load_checkpoint(training: Training, folder: Path) -> None:
 
 
 def _made_with(training: Training) -> dict[str, Any]:
+    others = {f"upstream.backbones.{name}" for name in training.recipe.upstream.backbones}
+    others.remove(f"upstream.backbones.{training.backbone}")
+    settings = training_settings(training.recipe)
     made_with = {
         "backbone": training.backbone,
         "total_steps": training.total_steps,
         "classes": training.classes.to_dict(),
-        **training.settings(),
+        **{name: value for name, value in settings.items() if name not in others},
     }
     # As JSON gives it back, so that it compares equal to what was read.
     values: dict[str, Any] = json.loads(json.dumps(made_with))

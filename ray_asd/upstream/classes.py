@@ -33,12 +33,26 @@ def joint_text(attributes: Attributes) -> str:
     return ",".join(f"{name}={value}" for name, value in sorted(dict(attributes).items()))
 
 
+class Labels(NamedTuple):
+    """A clip's indices into the tuples of :class:`Classes`; -1 for none."""
+
+    machine_type: int
+    attributes: int
+    plain: int
+
+
 @dataclass(frozen=True)
 class Classes:
-    """The classes of both heads, sorted; an index into either tuple is a label."""
+    """What there is to tell apart, sorted; an index into any of the tuples is a label.
+
+    The joint label, machine type × section × attributes, has as its classes all attribute
+    values and then all plain sections.
+    """
 
     machine_types: tuple[str, ...]
     attribute_values: tuple[AttributeClass, ...]
+    plain_sections: tuple[tuple[str, str], ...]
+    """(machine type, section) of which some clip has no attributes"""
 
     @classmethod
     def of(cls, recordings: pa.Table) -> Classes:
@@ -70,12 +84,26 @@ class Classes:
                     }
                 )
             ),
+            plain_sections=tuple(
+                sorted(
+                    {(row["machine_type"], row["section"]) for row in rows if not row["attributes"]}
+                )
+            ),
         )
 
-    def labels(self, machine_type: str, section: str, attributes: Attributes) -> tuple[int, int]:
-        """Indices of a clip's machine type and attribute class.
+    @property
+    def joint(self) -> list[int]:
+        """Machine type, as a label, of each class of the joint label."""
+        return [
+            self._type_index[machine_type]
+            for machine_type, *_ in (*self.attribute_values, *self.plain_sections)
+        ]
 
-        The attribute class is -1 where the clip has no attributes, or none seen in training.
+    def labels(self, machine_type: str, section: str, attributes: Attributes) -> Labels:
+        """Labels of a clip.
+
+        The attribute class is -1 where the clip has no attributes, or none seen in training;
+        the plain section is -1 where it has some.
 
         Raises:
             BadInput: a machine type that is not among the classes.
@@ -86,13 +114,18 @@ class Classes:
                 f"({', '.join(self.machine_types)}); train on a manifest that holds it"
             )
         key = AttributeClass(machine_type, section, joint_text(attributes))
-        return self._type_index[machine_type], self._attribute_index.get(key, -1)
+        return Labels(
+            self._type_index[machine_type],
+            self._attribute_index.get(key, -1),
+            -1 if key.text else self._plain_index.get((machine_type, section), -1),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """These classes as JSON values."""
         return {
             "machine_types": list(self.machine_types),
             "attribute_values": [list(value) for value in self.attribute_values],
+            "plain_sections": [list(key) for key in self.plain_sections],
         }
 
     @classmethod
@@ -101,6 +134,7 @@ class Classes:
         return cls(
             machine_types=tuple(tree["machine_types"]),
             attribute_values=tuple(AttributeClass(*value) for value in tree["attribute_values"]),
+            plain_sections=tuple((key[0], key[1]) for key in tree["plain_sections"]),
         )
 
     @cached_property
@@ -110,3 +144,7 @@ class Classes:
     @cached_property
     def _attribute_index(self) -> dict[AttributeClass, int]:
         return {value: i for i, value in enumerate(self.attribute_values)}
+
+    @cached_property
+    def _plain_index(self) -> dict[tuple[str, str], int]:
+        return {key: i for i, key in enumerate(self.plain_sections)}

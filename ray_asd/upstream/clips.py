@@ -28,6 +28,8 @@ class Clip:
     machine_type: int
     attributes: int
     """index of the attribute class, -1 for none"""
+    plain: int
+    """index of the plain section, -1 for a clip with attributes"""
 
 
 def clips_of(features: pa.Table | pa.RecordBatch, classes: Classes, mels: int) -> Iterator[Clip]:
@@ -49,15 +51,14 @@ def clips_of(features: pa.Table | pa.RecordBatch, classes: Classes, mels: int) -
                 f"features table: {uri.as_py()}: a mel of {values.size} values, and should be "
                 f"{mels} bands × {frames.as_py()} frames; make the features anew"
             )
-        type_label, attribute_label = classes.labels(
-            machine_type.as_py(), section.as_py(), attributes.as_py()
-        )
+        labels = classes.labels(machine_type.as_py(), section.as_py(), attributes.as_py())
         yield Clip(
             uri=uri.as_py(),
             start_s=start_s.as_py(),
             mel=values.reshape(mels, -1),
-            machine_type=type_label,
-            attributes=attribute_label,
+            machine_type=labels.machine_type,
+            attributes=labels.attributes,
+            plain=labels.plain,
         )
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ray_asd import recipe
+from ray_asd.errors import BadInput
 from ray_asd.upstream.backbones import build_backbone
 from ray_asd.upstream.weights import load_weights
 
@@ -20,7 +21,8 @@ class Encoder:
 
     Args:
         settings: the backbone's settings.
-        weights: safetensors file that ``save_weights`` wrote for it, or its bytes.
+        weights: safetensors file that ``save_weights`` wrote for it, or its bytes; None for a
+            kind that is not trained.
         mels: bands of a segment.
         frames: frames of a segment.
         embedding: length of an embedding.
@@ -28,13 +30,13 @@ class Encoder:
         device: where to run.
 
     Raises:
-        BadInput: the weights cannot be read, or are another network's.
+        BadInput: the weights cannot be read, are another network's, or are missing.
     """
 
     def __init__(
         self,
         settings: recipe.Backbone,
-        weights: Path | bytes,
+        weights: Path | bytes | None,
         *,
         mels: int,
         frames: int,
@@ -49,14 +51,20 @@ class Encoder:
             settings = settings.model_copy(update={"pretrained": False})
         self._device = torch.device(device)
         self._backbone = build_backbone(settings, mels=mels, frames=frames, embedding=embedding)
-        load_weights(self._backbone, weights)
+        if weights is not None:
+            load_weights(self._backbone, weights)
+        elif settings.trained:
+            raise BadInput(
+                f"upstream.backbones: a backbone of kind {settings.kind} needs trained weights; "
+                "train with the recipe that names it"
+            )
         self._backbone.eval().requires_grad_(False)
         self._backbone.trunk.fold()
         self._backbone.to(self._device)
 
     @torch.inference_mode()
     def embed(self, segments: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(segments, mels, frames) log-mel → (segments, embedding)."""
+        """(segments, mels, frames) log-mel → (segments, the backbone's embedding width)."""
         mels = torch.from_numpy(np.ascontiguousarray(segments)).to(self._device)
         embeddings: npt.NDArray[np.float32] = self._backbone(mels).cpu().numpy()
         return embeddings

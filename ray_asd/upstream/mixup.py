@@ -44,4 +44,6 @@ def blend(batch: Batch, partners: torch.Tensor, shares: torch.Tensor) -> Batch:
         share = own.view(-1, *[1] * (values.ndim - 1))
         return torch.lerp(values[partners], values, share)
 
-    return Batch(lerp(batch.mels), lerp(batch.machine_type), lerp(batch.attributes))
+    return Batch(
+        lerp(batch.mels), lerp(batch.machine_type), lerp(batch.attributes), lerp(batch.plain)
+    )

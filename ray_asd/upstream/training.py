@@ -15,9 +15,10 @@ from ray_asd.recipe import Recipe
 from ray_asd.upstream.backbones import build_backbone
 from ray_asd.upstream.batches import Batch
 from ray_asd.upstream.classes import Classes
-from ray_asd.upstream.distributed import average_buffers
+from ray_asd.upstream.distributed import average_buffers, same_on_all_ranks
+from ray_asd.upstream.masking import mask
 from ray_asd.upstream.mixup import mix
-from ray_asd.upstream.network import Losses, Network, Outputs, hits, losses
+from ray_asd.upstream.network import Losses, Outputs, build_network, hits, losses
 from ray_asd.upstream.optimizer import build_optimizer, build_schedule
 from ray_asd.upstream.randomness import seeded, stable_rng
 from ray_asd.upstream.step_metrics import StepMetrics
@@ -42,8 +43,8 @@ class DivergedError(RunFailed):
 class Training:
     """One backbone's training on one worker, a step at a time.
 
-    What a step draws (mixup, dropout) follows from the recipe's seed, the step and the rank, so
-    that a resumed training goes on exactly as the interrupted one would have.
+    What a step draws (mixup, masks, dropout) follows from the recipe's seed, the step and the
+    rank, so that a resumed training goes on exactly as the interrupted one would have.
 
     Args:
         recipe: the system's settings.
@@ -87,7 +88,7 @@ class Training:
                 frames=segment_frames(recipe.front_end, recipe.clips),
                 embedding=settings.embedding,
             )
-            network = Network(trunk_to_neck, settings.embedding, classes)
+            network = build_network(trunk_to_neck, settings.embedding, classes, settings.loss)
         self.network = network.to(device)
         self.optimizer = build_optimizer(self.network, settings)
         self.schedule = build_schedule(self.optimizer, settings, total_steps)
@@ -113,6 +114,10 @@ class Training:
         if settings.mixup.enabled:
             draws = stable_rng("mixup", self.recipe.seed, self.steps, self._rank)
             batch = mix(batch, settings.mixup.alpha, draws)
+        if settings.masking.enabled:
+            draws = stable_rng("masking", self.recipe.seed, self.steps, self._rank)
+            front_end = self.recipe.front_end
+            batch = mask(batch, settings.masking, front_end.sample_rate_hz / front_end.hop, draws)
         self._wrapped.train()
         with seeded(self.device, "dropout", self.recipe.seed, self.steps, self._rank):
             outputs, loss = self._forward(self._wrapped, batch)
@@ -146,24 +151,18 @@ class Training:
         self.network.train()
         self.network(batch.to(self.device).mels)
 
-    def average_buffers(self) -> None:
-        """Bring BatchNorm statistics to their mean over all ranks; before every checkpoint."""
-        average_buffers(self.network)
+    def agree(self) -> None:
+        """Bring BatchNorm statistics to their mean over all ranks; before every checkpoint.
 
-    def settings(self) -> dict[str, Any]:
-        """All of the recipe that decides this training, as JSON values, by dotted name."""
-        recipe = self.recipe.model_dump(mode="json")
-        upstream = recipe["upstream"]
-        kept = {
-            "seed": recipe["seed"],
-            "front_end": recipe["front_end"],
-            "clips": recipe["clips"],
-            "held_out": recipe["held_out"],
-            f"upstream.backbones.{self.backbone}": upstream["backbones"][self.backbone],
-        }
-        apart = {"backbones", "checkpoint_epochs", "checkpoints_kept"}
-        kept |= {f"upstream.{key}": upstream[key] for key in upstream if key not in apart}
-        return kept
+        Raises:
+            RunFailed: the ranks hold different weights all the same; on all of them.
+        """
+        average_buffers(self.network)
+        if not same_on_all_ranks(self.network):
+            raise RunFailed(
+                f"training of {self.backbone}: after step {self.steps} the workers hold different "
+                f"weights; are their libraries and devices the same? The last checkpoint is good"
+            )
 
     def _forward(self, network: nn.Module, batch: Batch) -> tuple[Outputs, Losses]:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
@@ -188,6 +187,17 @@ class Training:
             learning_rate=self.learning_rate,
             gradient_norm=None if norm is None else float(norm),
         )
+
+
+def training_settings(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe that decides its backbones' training, as JSON values, by dotted name."""
+    tree = recipe.model_dump(mode="json")
+    upstream = tree["upstream"]
+    kept = {name: tree[name] for name in ("seed", "front_end", "clips", "held_out")}
+    for name in recipe.trained_backbones():
+        kept[f"upstream.backbones.{name}"] = upstream["backbones"][name]
+    apart = {"backbones", "checkpoint_epochs", "checkpoints_kept"}
+    return kept | {f"upstream.{key}": upstream[key] for key in upstream if key not in apart}
 
 
 def _has_bf16(device: torch.device) -> bool:

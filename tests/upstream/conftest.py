@@ -87,16 +87,26 @@ def features() -> Features:
 
 @pytest.fixture
 def random_batch() -> Callable[..., Batch]:
-    """A batch of noise with the given labels; -1 is no attribute class."""
+    """A batch of noise with the given labels; -1 is no attribute class, a plain section."""
 
     def make(classes: Classes, types: list[int], attributes: list[int], frames: int = 17) -> Batch:
         draws = torch.Generator().manual_seed(0)
         by_type = torch.eye(len(classes.machine_types))
         by_value = torch.eye(len(classes.attribute_values) + 1)[:, :-1]
+        plain = torch.tensor(
+            [
+                [
+                    float(value < 0 and machine_type == classes.machine_types[label])
+                    for machine_type, _ in classes.plain_sections
+                ]
+                for label, value in zip(types, attributes, strict=True)
+            ]
+        )
         return Batch(
             torch.randn(len(types), MELS, frames, generator=draws),
             by_type[types],
             by_value[attributes],
+            plain,
         )
 
     return make
@@ -113,5 +123,6 @@ def three_types() -> Classes:
                 ["fan", "00", "m=b"],
                 ["valve", "00", "v=1"],
             ],
+            "plain_sections": [["gearbox", "00"]],
         }
     )

@@ -1,14 +1,16 @@
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ray_asd import recipe
 from ray_asd.errors import BadInput
-from ray_asd.recipe import EfficientNet
-from ray_asd.upstream import Trunk, build_backbone, register
+from ray_asd.recipe import EfficientNet, Statistics
+from ray_asd.upstream import Encoder, Trunk, build_backbone, register
 
 SETTINGS = recipe.load("first_shot").upstream.backbones
 
@@ -71,7 +73,7 @@ def test_a_kind_from_outside_is_built_once_registered() -> None:
             return mels.mean(2)
 
     settings = SETTINGS["transformer"].model_copy(update={"kind": "test_mean"})
-    with pytest.raises(BadInput, match=r"test_mean; there are efficientnet_b0, transformer"):
+    with pytest.raises(BadInput, match=r"test_mean; there are .*, statistics, transformer"):
         build_backbone(settings, mels=5, frames=7, embedding=3)
     register("test_mean", Mean)
     assert build_backbone(settings, mels=5, frames=7, embedding=3)(torch.randn(2, 5, 7)).shape == (
@@ -80,3 +82,47 @@ def test_a_kind_from_outside_is_built_once_registered() -> None:
     )
     with pytest.raises(ValueError, match="exists already"):
         register("test_mean", Mean)
+
+
+def test_statistics_are_each_bands_mean_and_deviation_over_time() -> None:
+    backbone = build_backbone(Statistics(kind="statistics"), mels=5, frames=7, embedding=128)
+    assert not list(backbone.parameters())
+    assert not backbone.state_dict()
+    mels = torch.randn(3, 5, 7) - 8
+    expected = np.concatenate([mels.numpy().mean(2), mels.numpy().std(2)], axis=1)
+    np.testing.assert_allclose(backbone.eval()(mels).numpy(), expected, rtol=1e-5)
+
+
+def test_a_recipe_can_name_a_kind_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Peak(recipe.Backbone):
+        trained = False
+        kind: Literal["test_peak"]
+        frames: int
+
+        def embedding_width(self, embedding: int, mels: int) -> int:
+            return mels
+
+    class PeakTrunk(Trunk):
+        def __init__(self, settings: Peak, mels: int, frames: int) -> None:
+            super().__init__()
+            self.width, self.frames = mels, settings.frames
+
+        def forward(self, mels: torch.Tensor) -> torch.Tensor:
+            return mels[:, :, : self.frames].amax(2)
+
+    monkeypatch.setattr(recipe, "BACKBONES", dict(recipe.BACKBONES))
+    register("test_peak", PeakTrunk, Peak)
+    named = "upstream.backbones={peak: {kind: test_peak, frames: 3}}"
+    chosen = recipe.load("first_shot", [named])
+    assert recipe.parse(chosen.to_yaml(), "copy") == chosen
+    assert (chosen.embedding_width("peak"), chosen.trained_backbones()) == (224, [])
+    encoder = Encoder(chosen.upstream.backbones["peak"], None, mels=224, frames=5, embedding=1)
+    segments = np.random.default_rng(0).random((2, 224, 5)).astype(np.float32)
+    np.testing.assert_array_equal(encoder.embed(segments), segments[:, :, :3].max(2))
+    with pytest.raises(BadInput, match=r"peak.*frames"):
+        recipe.load("first_shot", ["upstream.backbones={peak: {kind: test_peak, frames: many}}"])
+
+
+def test_a_trained_kind_without_weights_is_refused() -> None:
+    with pytest.raises(BadInput, match="needs trained weights"):
+        Encoder(SETTINGS["transformer"], None, mels=224, frames=126, embedding=128)

@@ -20,13 +20,13 @@ from ray_asd.upstream import (
     worker_batch,
 )
 
-CLASSES = Classes(("fan",), ())
+CLASSES = Classes(("fan",), (), (("fan", "00"),))
 
 
 def clip(name: str, value: float, frames: int = 40) -> Clip:
     """A clip whose every frame tells the clip (band 0) and the frame (band 1)."""
     mel = np.stack([np.full(frames, value), np.arange(frames)]).astype(np.float16)
-    return Clip(name, 0.0, mel, machine_type=0, attributes=-1)
+    return Clip(name, 0.0, mel, machine_type=0, attributes=-1, plain=0)
 
 
 def clips(kind: str, count: int, first: int) -> list[Clip]:

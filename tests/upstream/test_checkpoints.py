@@ -10,12 +10,13 @@ from ray_asd.recipe import Recipe
 from ray_asd.upstream import Batch, Classes, Training, load_checkpoint, save_checkpoint, state
 
 CPU = torch.device("cpu")
+FAN = Classes(("fan",), (), (("fan", "00"),))
 
 
 @pytest.fixture
 def batches(three_types: Classes, random_batch: Callable[..., Batch]) -> list[Batch]:
     one = random_batch(three_types, [0, 1, 2, 0], [0, -1, 2, 1])
-    return [Batch(one.mels + i, one.machine_type, one.attributes) for i in range(6)]
+    return [Batch(one.mels + i, one.machine_type, one.attributes, one.plain) for i in range(6)]
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet", "transformer"])
@@ -62,7 +63,7 @@ def test_a_checkpoint_of_another_training_is_refused(
     save_checkpoint(Training(tiny(), "transformer", three_types, 6, CPU), tmp_path)
     others = [
         (Training(tiny(), "transformer", three_types, 7, CPU), "total_steps"),
-        (Training(tiny(), "transformer", Classes(("fan",), ()), 6, CPU), "classes"),
+        (Training(tiny(), "transformer", FAN, 6, CPU), "classes"),
         (Training(tiny("upstream.mixup.enabled=false"), "transformer", three_types, 6, CPU),
          r"upstream\.mixup"),
         (Training(tiny(), "efficientnet", three_types, 6, CPU), "backbone"),

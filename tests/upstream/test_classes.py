@@ -46,14 +46,17 @@ def test_each_joint_value_of_a_section_is_a_class_and_none_is_made_of_no_attribu
         AttributeClass("ToyCar", "01", "car=B1,mic=1,spd=31V"),
         AttributeClass("drone", "00", "model=only"),
     )
+    assert classes.plain_sections == (("valve", "00"),)
+    assert classes.joint == [0, 0, 1, 2]
     assert Classes.of(manifest(ROWS[::-1])) == classes
 
 
 def test_labels_of_clips_with_without_and_with_unseen_attributes() -> None:
     classes = Classes.of(manifest(ROWS))
-    assert classes.labels("ToyCar", "01", [("spd", "31V"), ("car", "B1"), ("mic", "1")]) == (0, 1)
-    assert classes.labels("valve", "00", {}) == (2, -1)
-    assert classes.labels("ToyCar", "00", {"car": "C9"}) == (0, -1)
+    known = [("spd", "31V"), ("car", "B1"), ("mic", "1")]
+    assert classes.labels("ToyCar", "01", known) == (0, 1, -1)
+    assert classes.labels("valve", "00", {}) == (2, -1, 0)
+    assert classes.labels("ToyCar", "00", {"car": "C9"}) == (0, -1, -1)
     with pytest.raises(BadInput, match=r"engine.*ToyCar, drone, valve"):
         classes.labels("engine", "00", {})
 
@@ -62,7 +65,7 @@ def test_round_trip_through_json() -> None:
     classes = Classes.of(manifest(ROWS))
     again = Classes.from_dict(json.loads(json.dumps(classes.to_dict())))
     assert again == classes
-    assert again.labels("drone", "00", {"model": "only"}) == (1, 2)
+    assert again.labels("drone", "00", {"model": "only"}) == (1, 2, -1)
 
 
 def test_a_manifest_without_training_recordings_is_refused() -> None:

@@ -5,14 +5,16 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ray_asd import recipe
+from ray_asd.errors import RunFailed
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import Batch, Classes, Training, save_checkpoint
-from ray_asd.upstream.distributed import average_buffers
+from ray_asd.upstream.distributed import average_buffers, same_on_all_ranks
 from ray_asd.upstream.weights import load_tensors
 
 
@@ -45,21 +47,29 @@ def work(rank: int, folder: Path, settings: str, labels: str) -> None:
     )
     draws = torch.Generator().manual_seed(rank)
     values = torch.zeros(4, len(classes.attribute_values))
-    if rank == 0:
-        values[:, 0] = 1
+    plain = torch.zeros(4, len(classes.plain_sections))
+    (values if rank == 0 else plain)[:, 0] = 1
     for _ in range(2):
         mels = torch.randn(4, 12, 17, generator=draws) + rank
-        training.step(Batch(mels, torch.eye(3)[[0, 1, 2, 0]], values))
+        training.step(Batch(mels, torch.eye(3)[[0, 1, 2, 0]], values, plain))
     save_checkpoint(training, folder / f"before{rank}")
-    training.average_buffers()
+    assert not same_on_all_ranks(training.network)
+    training.agree()
+    assert same_on_all_ranks(training.network)
     save_checkpoint(training, folder / f"after{rank}")
+    if rank == 1:
+        with torch.no_grad():
+            next(training.network.parameters()).view(-1)[0] += 1e-6
+    with pytest.raises(RunFailed, match="hold different weights"):
+        training.agree()
     distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize("loss", [[], ["upstream.loss={kind: adacos, sub_clusters: 2}"]])
 def test_ranks_hold_the_same_weights_and_buffers_though_one_has_no_attributes(
-    tiny: Callable[..., Recipe], three_types: Classes, tmp_path: Path
+    tiny: Callable[..., Recipe], three_types: Classes, tmp_path: Path, loss: list[str]
 ) -> None:
-    settings, labels = tiny().model_dump_json(), json.dumps(three_types.to_dict())
+    settings, labels = tiny(*loss).model_dump_json(), json.dumps(three_types.to_dict())
     other = multiprocessing.get_context("spawn").Process(
         target=work, args=(1, tmp_path, settings, labels)
     )

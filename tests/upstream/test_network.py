@@ -3,11 +3,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ray_asd.recipe import LossWeights, Recipe
+from ray_asd.recipe import CrossEntropy, Recipe
 from ray_asd.upstream import Batch, Classes, build_backbone
 from ray_asd.upstream.network import Network, Outputs, hits, losses
 
-WEIGHTS = LossWeights(machine_type=1.0, attributes=0.5)
+WEIGHTS = CrossEntropy(kind="cross_entropy", machine_type=1.0, attributes=0.5)
 
 
 def network_of(recipe: Recipe, classes: Classes) -> Network:
@@ -28,6 +28,7 @@ def test_losses_are_the_hand_computed_ones(three_types: Classes) -> None:
         torch.zeros(3, 12, 17),
         torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.25, 0.75]]),
         torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.75]]),
+        torch.tensor([[0.0], [1.0], [0.25]]),
     )
     e = torch.e
     rows = [
@@ -69,8 +70,10 @@ def test_the_attribute_loss_is_that_of_the_clips_with_attributes_alone(
     network = network_of(tiny(), three_types).eval()
     batch = random_batch(three_types, [0, 2] + [1] * without, [1, 2] + [-1] * without)
     outputs = network(batch.mels)
-    attributed = Batch(batch.mels[:2], batch.machine_type[:2], batch.attributes[:2])
-    alone = Outputs(*(part[:2] for part in outputs))
+    attributed = Batch(
+        batch.mels[:2], batch.machine_type[:2], batch.attributes[:2], batch.plain[:2]
+    )
+    alone = Outputs(outputs.embedding[:2], outputs.machine_type[:2], outputs.attributes[:2])
     torch.testing.assert_close(
         losses(outputs, batch, WEIGHTS).attributes, losses(alone, attributed, WEIGHTS).attributes
     )
@@ -79,7 +82,7 @@ def test_the_attribute_loss_is_that_of_the_clips_with_attributes_alone(
 def test_a_manifest_without_any_attribute_has_a_loss_of_zero_with_a_gradient(
     tiny: Callable[..., Recipe], random_batch: Callable[..., Batch]
 ) -> None:
-    classes = Classes(("fan", "valve"), ())
+    classes = Classes(("fan", "valve"), (), (("fan", "00"), ("valve", "00")))
     network = network_of(tiny(), classes)
     batch = random_batch(classes, [0, 1, 1], [-1, -1, -1])
     outputs = network(batch.mels)

@@ -94,7 +94,7 @@ def test_a_diverging_loss_stops_and_leaves_the_weights(
     batch = random_batch(three_types, [0, 1, 2], [0, -1, 2])
     training.step(batch)
     before = {name: p.clone() for name, p in training.network.named_parameters()}
-    broken = Batch(batch.mels * float("nan"), batch.machine_type, batch.attributes)
+    broken = Batch(batch.mels * float("nan"), batch.machine_type, batch.attributes, batch.plain)
     with pytest.raises(DivergedError, match=r"transformer diverged at step 1.*lower") as caught:
         training.step(broken)
     assert all(torch.equal(p, before[name]) for name, p in training.network.named_parameters())
@@ -128,7 +128,7 @@ def test_an_untrained_system_needs_no_schedule(
 def test_a_single_machine_type_without_attributes_trains(
     tiny: Callable[..., Recipe], random_batch: Callable[..., Batch], backbone: str
 ) -> None:
-    classes = Classes(("fan",), ())
+    classes = Classes(("fan",), (), (("fan", "00"),))
     training = Training(tiny(), backbone, classes, 1, CPU)
     metrics = training.step(random_batch(classes, [0, 0, 0], [-1, -1, -1]))
     assert (metrics.loss, metrics.right_machine_type, metrics.attributed) == (0.0, 3, 0)

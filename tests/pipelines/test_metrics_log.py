@@ -1,0 +1,25 @@
+import json
+from pathlib import Path
+
+from ray_asd.pipelines import metrics_log
+
+
+def line(backbone: str, epoch: int, loss: float) -> dict:
+    return {"backbone": backbone, "epoch": epoch, "loss": loss}
+
+
+def test_a_resumed_training_replaces_the_epochs_that_it_repeats(tmp_path: Path) -> None:
+    out = str(tmp_path)
+    first = [line("a", epoch, 1.0) for epoch in (1, 2, 3)] + [line("b", 1, 1.0)]
+    metrics_log._write(first, out)
+    # another driver, whose workers started anew once themselves
+    metrics_log._write([line("a", epoch, 2.0) for epoch in (2, 3, 2, 3, 4)], out)
+    found = [json.loads(text) for text in (tmp_path / "a" / "metrics.jsonl").open()]
+    assert [(row["epoch"], row["loss"]) for row in found] == [(1, 1), (2, 2), (3, 2), (4, 2)]
+    assert metrics_log.last_lines(out, ["a", "b", "c"]) == [line("a", 4, 2.0), line("b", 1, 1.0)]
+
+
+def test_epochs_after_those_of_a_training_begun_anew_are_forgotten(tmp_path: Path) -> None:
+    metrics_log._write([line("a", epoch, 1.0) for epoch in (1, 2, 3)], str(tmp_path))
+    metrics_log._write([line("a", 1, 2.0)], str(tmp_path))
+    assert metrics_log.last_lines(str(tmp_path), ["a"]) == [line("a", 1, 2.0)]
