@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ray_asd.pipelines.fit import fit
     from ray_asd.pipelines.index import index
     from ray_asd.pipelines.score import score
+    from ray_asd.pipelines.submit import submit
     from ray_asd.pipelines.train import train
     from ray_asd.scores import read_rejections, read_scores
 
@@ -24,6 +25,7 @@ _HOMES = {
     "read_rejections": "ray_asd.scores",
     "read_scores": "ray_asd.scores",
     "score": "ray_asd.pipelines.score",
+    "submit": "ray_asd.pipelines.submit",
     "train": "ray_asd.pipelines.train",
 }
 
@@ -35,6 +37,7 @@ __all__ = [
     "read_rejections",
     "read_scores",
     "score",
+    "submit",
     "train",
 ]
 

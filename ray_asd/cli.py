@@ -235,6 +235,25 @@ def evaluate(
     _print_evaluation(result)
 
 
+@app.command()
+def submit(
+    scores: Annotated[str, typer.Argument(help="A scores table.")],
+    out: Annotated[str, typer.Option(help="Folder of the CSVs.")],
+    ensemble: Annotated[str | None, typer.Option(help="Which ensemble.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the challenge's score and decision files of the test clips.
+
+    Example: ray-asd submit scores --out submission
+    """
+    result = ray_asd.submit(scores, out, ensemble=ensemble)
+    if as_json:
+        return _print_json(result)
+    _stdout().print(
+        f"{len(result['files'])} files of {result['clips']} clips in {out}", soft_wrap=True
+    )
+
+
 def main() -> None:
     """Run the command line; the console script."""
     try:
