@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ray_asd.pipelines.score import score
     from ray_asd.pipelines.submit import submit
     from ray_asd.pipelines.train import train
+    from ray_asd.pipelines.tune import tune
     from ray_asd.scores import read_rejections, read_scores
 
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "score": "ray_asd.pipelines.score",
     "submit": "ray_asd.pipelines.submit",
     "train": "ray_asd.pipelines.train",
+    "tune": "ray_asd.pipelines.tune",
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "score",
     "submit",
     "train",
+    "tune",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from ray_asd.errors import BadInput
-from ray_asd.recipe import AnyDetector, Downstream, Name, Recipe, Reference, Settings, Share
+from ray_asd.recipe import AnyDetector, Name, Recipe, Reference, Settings, Share
 
 Values = Annotated[list[Any], Field(min_length=1)]
 Point = dict[str, Any]
@@ -39,32 +40,15 @@ class Trial(Settings):
 
     @property
     def name(self) -> str:
-        """The detector's name in a recipe; two trials' differ where their detectors do."""
+        """A name for the detector; several may share it that differ in rarer settings."""
         own = self.detector
-        parts = [own.kind, str(own.size), own.per, *([own.pool] if own.per == "segment" else [])]
-        return "-".join([*parts, own.digest()[:4]])
+        pool = [own.pool] if own.per == "segment" else []
+        return "-".join([own.kind, str(own.size), own.per, *pool])
 
     def recipe(self, base: Recipe) -> Recipe:
-        """``base`` with this trial's backbone and detector alone."""
-        return base.model_copy(
-            update={
-                "upstream": base.upstream.model_copy(
-                    update={"backbones": {self.backbone: base.upstream.backbones[self.backbone]}}
-                ),
-                "downstream": downstream(base, self, {self.name: self.detector}),
-            }
-        )
-
-
-def downstream(base: Recipe, trial: Trial, detectors: dict[str, Any]) -> Downstream:
-    """The base recipe's, with the trial's reference set and these detectors."""
-    return base.downstream.model_copy(
-        update={
-            "reference": trial.reference,
-            "pseudo_normals": trial.pseudo_normals,
-            "detectors": detectors,
-        }
-    )
+        """``base`` with this trial's reference set and pseudo-normals."""
+        changed = {"reference": self.reference, "pseudo_normals": self.pseudo_normals}
+        return base.model_copy(update={"downstream": base.downstream.model_copy(update=changed)})
 
 
 class Space(Settings):
@@ -94,8 +78,7 @@ class Space(Settings):
                 )
         first = next(iter(runs.values())).downstream
         return {
-            "run": list(runs),
-            "backbone": list(dict.fromkeys(b for r in runs.values() for b in r.upstream.backbones)),
+            "encoder": list(_encoders(runs)),
             "detector": list(self.detectors),
             "aggregation": list(self.aggregations),
             "reference": list(self.references) or [first.reference],
@@ -114,35 +97,43 @@ class Space(Settings):
         Raises:
             BadInput: a setting that the detector does not have, or a value that it refuses.
         """
-        recipe, name = runs[point["run"]], point["detector"]
+        run, backbone = _encoders(runs)[point["encoder"]]
+        recipe, name = runs[run], point["detector"]
         per, _, pool = point["aggregation"].partition("/")
         changed = {"per": per, **({"pool": pool} if pool else {})}
         changed |= {setting: point[setting] for setting in self.settings}
         changed |= {s: point[f"{name}.{s}"] for s in self.only.get(name, {})}
         base = recipe.downstream.detectors[name]
         try:
-            return Trial(
-                run=point["run"],
-                backbone=point["backbone"],
-                reference=point["reference"],
-                pseudo_normals=point["pseudo_normals"],
-                detector={**base.model_dump(), **changed},
+            return Trial.model_validate(
+                {
+                    "run": run,
+                    "backbone": backbone,
+                    "reference": point["reference"],
+                    "pseudo_normals": point["pseudo_normals"],
+                    "detector": {**base.model_dump(), **changed},
+                }
             )
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(step) for step in first["loc"])
             raise BadInput(f"the space, detector {name}: {place}: {first['msg']}") from None
 
+    def points(self, runs: dict[str, Recipe]) -> Iterator[Point]:
+        """Every point of the axes."""
+        axes = self.axes(runs)
+        for values in itertools.product(*axes.values()):
+            yield dict(zip(axes, values, strict=True))
+
     def grid(self, runs: dict[str, Recipe]) -> list[Trial]:
         """Every trial of the space, each once, though several points may stand for it."""
-        axes = self.axes(runs)
-        points = (dict(zip(axes, p, strict=True)) for p in itertools.product(*axes.values()))
-        trials = (
-            self.trial(point, runs)
-            for point in points
-            if point["backbone"] in runs[point["run"]].upstream.backbones
-        )
+        trials = (self.trial(point, runs) for point in self.points(runs))
         return list({trial.digest(): trial for trial in trials}.values())
+
+
+def _encoders(runs: dict[str, Recipe]) -> dict[str, tuple[str, str]]:
+    """Upstream run and backbone of each trained encoder by a name for both."""
+    return {f"{b} of {run}": (run, b) for run, own in runs.items() for b in own.upstream.backbones}
 
 
 def load(name_or_file: str) -> Space:
