@@ -89,8 +89,7 @@ def tune(
         for run, own in runs.items():
             embeddings = store.join(folder, "embeddings")
             rows, digest = tune_data.embedded(recordings, own, weights[run], embeddings)
-            share = chosen_space.pseudo_anomaly_share
-            by_backbone = tune_data.clips(rows, recordings, own, share)
+            by_backbone = tune_data.clips(rows, recordings, own, chosen_space)
             data = {(run, name): ray.put(sections) for name, sections in by_backbone.items()}
             sweep = replace(
                 sweep,

@@ -16,6 +16,7 @@ from ray_asd.archive import manifest, store
 from ray_asd.bundle import Key
 from ray_asd.errors import BadInput
 from ray_asd.pipelines import columns, fit, tune_trial
+from ray_asd.pipelines.tune_space import Space
 from ray_asd.pipelines.tune_trial import Clips
 from ray_asd.recipe import Recipe
 
@@ -71,7 +72,7 @@ def embedded(
 
 
 def clips(
-    rows: pa.Table, recordings: Recordings, recipe: Recipe, share: float
+    rows: pa.Table, recordings: Recordings, recipe: Recipe, space: Space
 ) -> dict[str, dict[Key, Clips]]:
     """By backbone, the clips of every section that there are normal clips of.
 
@@ -79,7 +80,7 @@ def clips(
         rows: embeddings of :func:`embedded`.
         recordings: what was embedded.
         recipe: the upstream run's.
-        share: of another machine type's clip in a pseudo-anomaly.
+        space: says how pseudo-anomalies are made.
     """
     wanted = set(recordings.tests["uri"].to_pylist())
     testing = pa.array([uri in wanted for uri in rows["uri"].to_pylist()], pa.bool_())
@@ -95,7 +96,11 @@ def clips(
             found[name][key] = Clips(
                 reference,
                 tune_trial.pseudo_anomalies(
-                    {k: r[name] for k, r in references.items()}, key, share, recipe.seed
+                    {k: r[name] for k, r in references.items()},
+                    key,
+                    space.pseudo_anomaly_share,
+                    recipe.seed,
+                    space.fewest_normals,
                 ),
                 columns.matrix(own, name, recipe),
                 _text(own, "domain"),

@@ -63,6 +63,8 @@ class Space(Settings):
     settings: dict[Name, Values]
     only: dict[Name, dict[Name, Values]]
     pseudo_anomaly_share: Share
+    fewest_normals: Annotated[int, Field(ge=2)]
+    """Normal clips below which a section does not count in the label-free objective."""
 
     def axes(self, runs: dict[str, Recipe]) -> dict[str, list[Any]]:
         """The values of each axis; ``runs`` are upstream runs and the recipe of each.

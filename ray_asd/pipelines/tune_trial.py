@@ -7,7 +7,8 @@ pseudo-anomalies, each the embedding of such a clip mixed with a little of anoth
 normal clip and scored by the same detector. Whole clips of other machine types would not do: every
 detector tells them apart, for the encoder was trained to. A setting does well where small steps
 towards other sounds stand out from what normal clips, seen for the first time, vary by, in both
-domains.
+domains. Sections of few normal clips make no pseudo-anomalies: one AUC of 0 of one clip would
+drown the harmonic mean.
 """
 
 from __future__ import annotations
@@ -63,16 +64,17 @@ class Clips:
 
 
 def pseudo_anomalies(
-    references: dict[Key, ReferenceSet], key: Key, share: float, seed: int
+    references: dict[Key, ReferenceSet], key: Key, share: float, seed: int, fewest: int
 ) -> Embeddings:
     """A pseudo-anomaly (n, S, d) for each of a section's n normal clips.
 
     (1 − share) · clip + share · a normal clip of another machine type, drawn by the seed and the
-    section: the same clips for every backbone. None where there is no other machine type.
+    section: the same clips for every backbone. None where there is no other machine type, or
+    where n is below ``fewest``.
     """
     own = references[key].embeddings
     others = [r.embeddings for (machine, _), r in sorted(references.items()) if machine != key[0]]
-    if not others:
+    if not others or len(own) < fewest:
         return own[:0]
     pool = np.concatenate(others)
     digest = hashlib.sha256(f"{seed}\n{key[0]}\n{key[1]}".encode()).digest()
@@ -132,8 +134,10 @@ def _section(key: Key, clips: Clips, trial: Trial, recipe: Recipe) -> pa.Table:
     )
     standard = Standard.of(normal)
     domains = np.concatenate([reference.domains[split.score] for split in splits.splits])
-    parts = [_rows(key, UNSEEN, domains, "normal", standard.apply(normal))]
-    parts += [_rows(key, UNSEEN, domains, "anomaly", standard.apply(s)) for s in pseudo]
+    parts = [SCORES.empty_table()]
+    for scores in pseudo:
+        parts.append(_rows(key, UNSEEN, domains, "normal", standard.apply(normal)))
+        parts.append(_rows(key, UNSEEN, domains, "anomaly", standard.apply(scores)))
     if len(clips.tests):
         detector = fit_section.fit_member(key, reference, settings, recipe)
         scores, _ = score_clips(detector, settings, clips.tests)
