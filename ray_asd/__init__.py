@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ray_asd.pipelines.fit import fit
     from ray_asd.pipelines.index import index
     from ray_asd.pipelines.score import score
+    from ray_asd.pipelines.submit import submit
     from ray_asd.pipelines.train import train
+    from ray_asd.pipelines.tune import tune
     from ray_asd.scores import read_rejections, read_scores
 
 _HOMES = {
@@ -24,7 +26,9 @@ _HOMES = {
     "read_rejections": "ray_asd.scores",
     "read_scores": "ray_asd.scores",
     "score": "ray_asd.pipelines.score",
+    "submit": "ray_asd.pipelines.submit",
     "train": "ray_asd.pipelines.train",
+    "tune": "ray_asd.pipelines.tune",
 }
 
 __all__ = [
@@ -35,7 +39,9 @@ __all__ = [
     "read_rejections",
     "read_scores",
     "score",
+    "submit",
     "train",
+    "tune",
 ]
 
 

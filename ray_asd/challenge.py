@@ -40,6 +40,22 @@ class _Cell:
     place: str
 
 
+def file_name(kind: str, machine_type: str, section: str) -> str:
+    """The official name of a section's file; ``kind`` is anomaly_score or decision_result.
+
+    Raises:
+        BadInput: no such name would be read back as this machine type and section.
+    """
+    name = f"{kind}_{machine_type}_section_{section}_test.csv"
+    read = _NAME.fullmatch(name)
+    if read is None or (read["machine_type"], read["section"]) != (machine_type, section):
+        raise BadInput(
+            f"{machine_type} section {section}: the challenge's files have no name for it; "
+            "its sections are numbers, such as 00"
+        )
+    return name
+
+
 def read_challenge_scores(folder: str | Path, ground_truth: str | Path | None = None) -> Rows:
     """Read a system's ``anomaly_score_…csv`` files, and ``decision_result_…csv`` if there.
 

@@ -156,6 +156,47 @@ def fit(
 
 
 @app.command()
+def tune(
+    manifest: Annotated[str, typer.Argument(help="The manifest.")],
+    upstream: Annotated[list[str], typer.Option(help="An upstream run. May be repeated.")],
+    out: Annotated[str, typer.Option(help="The recipe to write (YAML).")],
+    recipe: Annotated[
+        str | None, typer.Option(help="What the sweep leaves as it is. Default: the run's recipe.")
+    ] = None,
+    settings: Setting = None,
+    space: Annotated[
+        str, typer.Option(help="What is tried: report, large, or a YAML file.")
+    ] = "report",
+    search: Annotated[str, typer.Option(help="grid, or optuna.")] = "grid",
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials of optuna.")] = None,
+    label_free: Annotated[
+        bool, typer.Option("--label-free", help="Select by normal recordings alone.")
+    ] = False,
+    address: Address = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try detectors, select an ensemble's members, and write the recipe for fit.
+
+    Example: ray-asd tune manifest.parquet --upstream upstream --out tuned.yaml
+    """
+    result = ray_asd.tune(
+        manifest,
+        upstream,
+        out,
+        recipe=recipe,
+        settings=settings,
+        space=space,
+        search=search,
+        trials=trials,
+        label_free=label_free,
+        address=address,
+    )
+    if as_json:
+        return _print_json(result)
+    _print_choices(result)
+
+
+@app.command()
 def score(
     source: Annotated[str, typer.Argument(help="A manifest, or a folder of recordings.")],
     bundle: Annotated[str, typer.Option(help="The bundle.")],
@@ -235,6 +276,25 @@ def evaluate(
     _print_evaluation(result)
 
 
+@app.command()
+def submit(
+    scores: Annotated[str, typer.Argument(help="A scores table.")],
+    out: Annotated[str, typer.Option(help="Folder of the CSVs.")],
+    ensemble: Annotated[str | None, typer.Option(help="Which ensemble.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the challenge's score and decision files of the test clips.
+
+    Example: ray-asd submit scores --out submission
+    """
+    result = ray_asd.submit(scores, out, ensemble=ensemble)
+    if as_json:
+        return _print_json(result)
+    _stdout().print(
+        f"{len(result['files'])} files of {result['clips']} clips in {out}", soft_wrap=True
+    )
+
+
 # What typer makes of Ctrl-C.
 _INTERRUPTED = 130
 
@@ -271,6 +331,32 @@ def _print_json(result: dict[str, Any]) -> None:
 
 def _figure(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}"
+
+
+def _print_choices(result: dict[str, Any]) -> None:
+    out = _stdout()
+    for objective, choice in result["choices"].items():
+        if choice is None:
+            out.print(f"by {objective}: cannot be measured")
+            continue
+        taken = " (taken)" if objective == result["objective"] else ""
+        out.print(f"by {objective}{taken}, from {choice['upstream']}:", soft_wrap=True)
+        for member, reached in choice["members"].items():
+            out.print(f"  {member:<40} {_figure(reached)}")
+        shown = ", ".join(f"{name} {_figure(choice[name])}" for name in result["choices"])
+        out.print(f"  reaches {shown}", soft_wrap=True)
+    out.print(
+        f"rank correlation of the objectives over {result['trials']} trials: "
+        f"{_figure(result['rank_correlation'])}",
+        soft_wrap=True,
+    )
+    seconds = result["seconds"]
+    out.print(
+        f"recipe in {result['recipe']}, trials in {result['trials_table']}; "
+        f"{result['recorded']} trials were recorded already; embedding {seconds['embed']:.0f} s, "
+        f"trials {seconds['trials']:.0f} s",
+        soft_wrap=True,
+    )
 
 
 _FIGURES = ("auc_source", "auc_target", "pauc_source", "pauc_target", "pauc")

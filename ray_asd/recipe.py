@@ -245,18 +245,22 @@ def _detector_of_its_kind(value: Any) -> Any:
     return _of_its_kind(value, DETECTORS, "detector")
 
 
+# A union would be closed: a kind that another package registers has its place here too.
+AnyDetector = Annotated[SerializeAsAny[Detector], BeforeValidator(_detector_of_its_kind)]
+"""A detector's settings, in the model of its kind."""
+
+Reference = Literal["all", "source", "target", "held_out"]
+
+
 class Downstream(Settings):
     """The detectors and what they are fitted on."""
 
     precision: Literal["fp32"]
-    reference: Literal["all", "source", "target", "held_out"]
+    reference: Reference
     pseudo_normals: Annotated[int, Field(ge=0)]
     folds: Annotated[int, Field(ge=2)]
     fewest_held_out: Annotated[int, Field(ge=2)]
-    detectors: Annotated[
-        dict[Name, Annotated[SerializeAsAny[Detector], BeforeValidator(_detector_of_its_kind)]],
-        Field(min_length=1),
-    ]
+    detectors: Annotated[dict[Name, AnyDetector], Field(min_length=1)]
 
 
 class Ensemble(Settings):
@@ -307,6 +311,14 @@ class Recipe(Settings):
         """Length of the embeddings of ``backbone``."""
         settings = self.upstream.backbones[backbone]
         return settings.embedding_width(self.upstream.embedding, self.front_end.mels)
+
+    def used_members(self) -> list[str]:
+        """Names of the members that some ensemble names, in the order of :meth:`members`.
+
+        Only these are fitted and run.
+        """
+        used = {member for name in self.ensembles for member in self.ensemble_members(name)}
+        return [member for member in self.members() if member in used]
 
     def ensemble_members(self, name: str) -> list[str]:
         """Names of the members of the ensemble ``name``."""

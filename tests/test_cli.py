@@ -91,7 +91,7 @@ def test_wrong_usage_is_exit_code_2(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_of_every_verb_fits_80_columns(capfd: pytest.CaptureFixture[str]) -> None:
-    for verb in ("demo", "index", "train", "fit", "score", "evaluate"):
+    for verb in ("demo", "index", "train", "fit", "score", "evaluate", "submit", "tune"):
         code, out, _ = run_cli(verb, "--help", columns=80, capfd=capfd)
         assert code == 0
         assert f"ray-asd {verb}" in out

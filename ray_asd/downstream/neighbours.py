@@ -3,6 +3,8 @@
 A query's answer never depends on the batch that it comes in, though FAISS's own distances do.
 """
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal
 
 import faiss
@@ -11,6 +13,8 @@ import numpy.typing as npt
 
 Metric = Literal["cosine", "euclidean"]
 Points = npt.NDArray[np.float64]
+Proposed = tuple[Points, npt.NDArray[np.int64], Points]
+Propose = Callable[[Points, int], Proposed]
 
 _SPARE = 16  # candidates beyond those asked for: room for float32 to have misjudged their order
 _BLOCK = 1 << 22  # float64 numbers held at once, 32 MiB
@@ -76,61 +80,94 @@ class Neighbours:
         indices = np.empty((len(queries), k), dtype=np.int64)
         rows = max(1, _BLOCK // ((k + _SPARE) * self._points.shape[1]))
         for start in range(0, len(queries), rows):
-            block = slice(start, start + rows)
-            unsure = self._by_faiss(queries[block], k, scale, distances[block], indices[block])
-            few = max(1, _BLOCK // len(self))
-            for i in range(0, len(unsure), few):
-                some = start + unsure[i : i + few]
-                distances[some], indices[some] = self._by_product(queries[some], k, scale)
+            block = np.arange(start, min(start + rows, len(queries)))
+            for propose in (self._by_faiss, self._by_product):
+                block = self._settle(propose, queries, k, scale, distances, indices, block)
+            for i in block:
+                distances[i], indices[i] = self._by_all(queries[i : i + 1], k, scale)
         return distances, indices
 
-    def _by_faiss(
+    def _settle(
         self,
+        propose: Propose,
         queries: Points,
         k: int,
         scale: Points | None,
         distances: Points,
         indices: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.intp],
     ) -> npt.NDArray[np.intp]:
-        """Fill in distances and indices; returns the rows that float32 leaves unsure."""
+        """Fill in rows of distances and indices; returns those that the proposal leaves unsure."""
+        unsure = [rows[:0]]
+        few = max(1, _BLOCK // len(self)) if propose == self._by_product else len(rows)
+        for start in range(0, len(rows), max(1, few)):
+            some = rows[start : start + few]
+            near, found, sure = self._candidates(propose, queries[some], k, scale)
+            if sure.any():
+                settled = some[sure]
+                distances[settled], indices[settled] = self._nearest(
+                    queries[settled], np.sort(found[sure, :near], axis=1), k, scale
+                )
+            unsure.append(some[~sure])
+        return np.concatenate(unsure)
+
+    def _candidates(
+        self, propose: Propose, queries: Points, k: int, scale: Points | None
+    ) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """How many of the proposed points (m, c) are needed, these in order, and whether enough.
+
+        Enough: every point that is not proposed is farther than the k nearest of those that are,
+        whatever the rounding.
+        """
         wanted = min(k + _SPARE, len(self))
-        centred = queries - self._centre
-        rough, found = self._index.search(np.ascontiguousarray(centred, np.float32), wanted)
-        error = self._error(centred, np.float32)[:, None]
-        low, high = self._bounds(
-            rough.astype(np.float64), error, None if scale is None else scale[found]
-        )
+        rough, found, error = propose(queries - self._centre, wanted)
+        low, high = self._bounds(rough, error[:, None], None if scale is None else scale[found])
         kth = np.partition(high, k - 1, axis=1)[:, k - 1]
-        rest = self._metric(np.maximum(rough[:, -1].astype(np.float64) - error[:, 0], 0))
+        rest = self._metric(np.maximum(rough.max(axis=1) - error, 0))
         if scale is not None:
             rest = rest / scale.max()
         # FAISS leaves -1 where float32 overflows; a NaN leaves the comparison false.
         sure = (found.min(axis=1) >= 0) & ((kth < rest) | (wanted == len(self)))
-        if sure.any():
-            near = int((low[sure] <= kth[sure, None]).sum(axis=1).max())
-            # Then by index, so that the stable sort by distance leaves ties in their order.
-            likely = np.argsort(low[sure], axis=1, kind="stable")[:, :near]
-            candidates = np.sort(np.take_along_axis(found[sure], likely, axis=1), axis=1)
-            distances[sure], indices[sure] = self._nearest(queries[sure], candidates, k, scale)
-        return np.flatnonzero(~sure)
+        near = int((low[sure] <= kth[sure, None]).sum(axis=1).max(initial=k))
+        return near, np.take_along_axis(found, np.argsort(low, axis=1), axis=1), sure
 
-    def _by_product(
-        self, queries: Points, k: int, scale: Points | None
+    def _by_faiss(self, centred: Points, wanted: int) -> Proposed:
+        """Squared distances (m, c) by float32, their points, and what they may be off by (m,)."""
+        rough, found = self._index.search(np.ascontiguousarray(centred, np.float32), wanted)
+        return rough.astype(np.float64), found, self._error(centred, np.float32)
+
+    def _by_product(self, centred: Points, wanted: int) -> Proposed:
+        """The same by float64's matrix product and its far smaller error."""
+        rough = self._products(centred)
+        found = np.argpartition(rough, wanted - 1, axis=1)[:, :wanted]
+        return np.take_along_axis(rough, found, axis=1), found, self._error(centred, np.float64)
+
+    def _by_all(
+        self, query: Points, k: int, scale: Points | None
     ) -> tuple[Points, npt.NDArray[np.int64]]:
-        """The same over all points, by float64's matrix product and its far smaller error."""
-        centred, points = queries - self._centre, self._points - self._centre
-        rough = (points * points).sum(axis=1) - 2 * (centred @ points.T)
-        rough += (centred * centred).sum(axis=1)[:, None]
-        low, high = self._bounds(rough, self._error(centred, np.float64)[:, None], scale)
+        """The k nearest of one query (1, d), with as many candidates as it takes."""
+        centred = query - self._centre
+        error = self._error(centred, np.float64)[:, None]
+        low, high = self._bounds(self._products(centred), error, scale)
         kth = np.partition(high, k - 1, axis=1)[:, k - 1]
-        answers = [
-            self._nearest(queries[i : i + 1], np.flatnonzero(low[i] <= kth[i])[None, :], k, scale)
-            for i in range(len(queries))
-        ]
-        return (
-            np.concatenate([distances for distances, _ in answers]),
-            np.concatenate([indices for _, indices in answers]),
-        )
+        distances, indices = self._nearest(query, np.flatnonzero(low[0] <= kth)[None, :], k, scale)
+        return distances[0], indices[0]
+
+    def _products(self, centred: Points) -> Points:
+        points, squares = self._centred
+        squared: Points = squares - 2 * (centred @ points.T)
+        squared += (centred * centred).sum(axis=1)[:, None]
+        return squared
+
+    @cached_property
+    def _centred(self) -> tuple[Points, Points]:
+        """The points (n, d) about their centre, and their squared lengths (n,).
+
+        Kept once float32 has left a query unsure: measured, to make them anew for every block
+        of queries took longer than the search.
+        """
+        points = self._points - self._centre
+        return points, (points * points).sum(axis=1)
 
     def _nearest(
         self,

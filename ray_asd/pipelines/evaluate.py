@@ -47,7 +47,7 @@ def evaluate(
         evaluation = metrics.evaluate(rows, year)
         result = evaluation.to_dict()
     else:
-        table = _test_clips(scores_uri, ensemble)
+        table = _labelled(test_clips(scores_uri, ensemble), scores_uri)
         evaluation = metrics.evaluate(
             _rows(table, table["score"].to_pylist()), year, _aimed_at(scores_uri, table)
         )
@@ -65,11 +65,11 @@ def evaluate(
     return result
 
 
-def _test_clips(uri: str, ensemble: str | None) -> pa.Table:
-    """One ensemble's rows of the test split.
+def test_clips(uri: str, ensemble: str | None) -> pa.Table:
+    """One ensemble's rows of the test split; those of the first by name if None.
 
     Raises:
-        BadInput: none of them is there, or none has a label.
+        BadInput: none of them is there.
     """
     table = scores.read_scores(uri, ensemble=ensemble)
     if ensemble is None and table.num_rows:
@@ -78,6 +78,15 @@ def _test_clips(uri: str, ensemble: str | None) -> pa.Table:
     table = table.filter(pa.array([split == "test" for split in table["split"].to_pylist()]))
     if not table.num_rows:
         raise BadInput(f"{uri}: holds no scores of the split test; nothing to evaluate")
+    return table
+
+
+def _labelled(table: pa.Table, uri: str) -> pa.Table:
+    """The same rows.
+
+    Raises:
+        BadInput: none of them has a label.
+    """
     if set(table["label"].to_pylist()) == {"unknown"}:
         raise BadInput(
             f"{uri}: none of its {table.num_rows} test clips has a label; "

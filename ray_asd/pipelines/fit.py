@@ -46,15 +46,15 @@ def fit(
     Raises:
         BadInput: a manifest, run or recipe that cannot be used together.
     """
-    chosen = _recipe(upstream, recipe, settings or [])
+    chosen = recipe_of(upstream, recipe, settings or [])
     weights = weights_of(store.absolute(upstream), chosen.trained_backbones())
     training = manifest.training(manifest.read(manifest_uri))
     if not training.num_rows:
         raise BadInput(f"{manifest_uri}: no normal recordings of the split train to fit on")
     started = time.monotonic()
     with session.session(address):
-        rows = _embedded(training, chosen, weights)
-        references = _references(rows, training, chosen)
+        rows = embedded(training, chosen, weights)
+        references = references_of(rows, training, chosen)
         sections = _fitted(references, chosen)
     bundle = bundles.save(
         Bundle(chosen, {n: store.read_bytes(uri) for n, uri in weights.items()}, sections), out
@@ -71,7 +71,7 @@ def fit(
     }
 
 
-def _recipe(upstream: str, name: str | None, settings: list[str]) -> Recipe:
+def recipe_of(upstream: str, name: str | None, settings: list[str]) -> Recipe:
     """The recipe to fit with, whose front end and backbones must be the upstream run's.
 
     Raises:
@@ -105,9 +105,13 @@ def _recipe(upstream: str, name: str | None, settings: list[str]) -> Recipe:
     return chosen
 
 
-def _embedded(training: pa.Table, recipe: Recipe, weights: dict[str, str]) -> pa.Table:
-    """Embeddings of the training recordings' clips, in the manifest's order."""
-    blocks = plan.blocks(training)
+def embedded(recordings: pa.Table, recipe: Recipe, weights: dict[str, str]) -> pa.Table:
+    """Embeddings of the recordings' clips, by uri and start; columns of :func:`columns.schema`.
+
+    Raises:
+        BadInput: none of them can be read.
+    """
+    blocks = plan.blocks(recordings)
     pool = plan.Pool.heavy(len(blocks))
     dataset = pool.stage(
         blocks,
@@ -116,24 +120,24 @@ def _embedded(training: pa.Table, recipe: Recipe, weights: dict[str, str]) -> pa
         weights=weights,
     )
     tables = []
-    with console.track("embed", training.num_rows, "recordings") as advance:
+    with console.track("embed", recordings.num_rows, "recordings") as advance:
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             tables.append(block)
             advance(len(set(block["uri"].to_pylist())), "")
     rows = pa.concat_tables(tables).sort_by([("uri", "ascending"), ("start_s", "ascending")])
     rejected = rows.filter(rows["reason"].is_valid()).select(["uri", "reason", "detail"])
     lines = [f"{row['uri']}: {row['reason']}: {row['detail']}" for row in rejected.to_pylist()]
-    console.warn_some("not fitted on", lines)
+    console.warn_some("left out", lines)
     accepted = rows.filter(rows["reason"].is_null())
     if not accepted.num_rows:
-        raise BadInput("none of the training recordings can be read; see the lines above")
+        raise BadInput("none of the recordings can be read; see the lines above")
     return accepted
 
 
-def _references(
+def references_of(
     rows: pa.Table, training: pa.Table, recipe: Recipe
 ) -> dict[Key, dict[str, ReferenceSet]]:
-    """Per section and backbone, the normal clips' embeddings."""
+    """Per section and backbone, the normal clips' embeddings; ``rows`` are of ``training``."""
     kept = manifest.held_out(training, recipe.held_out)
     held_out = {u for u, k in zip(training["uri"].to_pylist(), kept, strict=True) if k}
     keys = list(zip(rows["machine_type"].to_pylist(), rows["section"].to_pylist(), strict=True))

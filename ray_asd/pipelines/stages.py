@@ -41,7 +41,7 @@ class Detect:
         detectors = self._bundle.recipe.downstream.detectors
         self._members = {
             member: detectors[member.split("/")[1]]
-            for member in self._bundle.recipe.members()
+            for member in self._bundle.recipe.used_members()
             if detectors[member.split("/")[1]].kind == kind
         }
 
@@ -117,7 +117,10 @@ class Reduce:
     ) -> Iterator[dict[str, Any]]:
         recipe, section = self._bundle.recipe, self._bundle.sections[key]
         own = rows.take(pa.array(numbers))
-        raw = {m: np.array(own[f"raw/{m}"].to_pylist(), np.float64) for m in recipe.members()}
+        raw = {
+            member: np.array(own[f"raw/{member}"].to_pylist(), np.float64)
+            for member in recipe.used_members()
+        }
         standardized = section.calibration.standardize(raw)
         backbone = next(iter(recipe.upstream.backbones))
         nearest = section.neighbours.nearest(columns.matrix(own, backbone, recipe).mean(1))

@@ -1,0 +1,113 @@
+"""What a sweep works on: every upstream run's embeddings, made once and kept beside the recipe."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ray_asd import console
+from ray_asd.archive import manifest, store
+from ray_asd.bundle import Key
+from ray_asd.errors import BadInput
+from ray_asd.pipelines import columns, fit, tune_trial
+from ray_asd.pipelines.tune_space import Space
+from ray_asd.pipelines.tune_trial import Clips
+from ray_asd.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """The manifest's normal recordings to fit on, and its labelled test recordings."""
+
+    training: pa.Table
+    tests: pa.Table
+
+    @classmethod
+    def read(cls, manifest_uri: str) -> Recordings:
+        """Of a manifest.
+
+        Raises:
+            BadInput: not a manifest, or one without normal recordings of the split train.
+        """
+        table = manifest.read(manifest_uri)
+        training = manifest.training(table)
+        if not training.num_rows:
+            raise BadInput(f"{manifest_uri}: no normal recordings of the split train to fit on")
+        labelled = pc.and_(
+            pc.equal(table["split"], "test"), pc.not_equal(table["label"], "unknown")
+        )
+        return cls(training, table.filter(labelled))
+
+
+def embedded(
+    recordings: Recordings, recipe: Recipe, weights: dict[str, str], folder: str
+) -> tuple[pa.Table, str]:
+    """Embeddings of one upstream run, and the digest of all that decides them.
+
+    They are kept in ``folder`` under the digest, and taken from there the next time.
+    """
+    table = pa.concat_tables([recordings.training, recordings.tests])
+    digest = hashlib.sha256(recipe.features_digest().encode())
+    digest.update(recipe.downstream.precision.encode())
+    for name, uri in weights.items():
+        digest.update(name.encode() + hashlib.sha256(store.read_bytes(uri)).digest())
+    digest.update(repr(table.select(["uri", "fingerprint"]).to_pydict()).encode())
+    place = store.join(folder, f"{digest.hexdigest()[:16]}.parquet")
+    if store.exists(place):
+        console.say(f"tune: embeddings of an earlier sweep in {place}")
+        filesystem, path = store.resolve(place)
+        return pq.read_table(path, filesystem=filesystem, partitioning=None), digest.hexdigest()
+    rows = fit.embedded(table, recipe, weights)
+    store.make_dir(folder)
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    store.write_atomic(place, sink.getvalue().to_pybytes())
+    return rows, digest.hexdigest()
+
+
+def clips(
+    rows: pa.Table, recordings: Recordings, recipe: Recipe, space: Space
+) -> dict[str, dict[Key, Clips]]:
+    """By backbone, the clips of every section that there are normal clips of.
+
+    Args:
+        rows: embeddings of :func:`embedded`.
+        recordings: what was embedded.
+        recipe: the upstream run's.
+        space: says how pseudo-anomalies are made.
+    """
+    wanted = set(recordings.tests["uri"].to_pylist())
+    testing = pa.array([uri in wanted for uri in rows["uri"].to_pylist()], pa.bool_())
+    tests = rows.filter(testing)
+    references = fit.references_of(rows.filter(pc.invert(testing)), recordings.training, recipe)
+    keys = list(zip(tests["machine_type"].to_pylist(), tests["section"].to_pylist(), strict=True))
+    for key in sorted(set(keys) - references.keys()):
+        console.warn(f"{key[0]} section {key[1]}: no normal training clips; it is left out")
+    found: dict[str, dict[Key, Clips]] = {name: {} for name in recipe.upstream.backbones}
+    for key, by_backbone in references.items():
+        own = tests.filter(pa.array([k == key for k in keys], pa.bool_()))
+        for name, reference in by_backbone.items():
+            found[name][key] = Clips(
+                reference,
+                tune_trial.pseudo_anomalies(
+                    {k: r[name] for k, r in references.items()},
+                    key,
+                    space.pseudo_anomaly_share,
+                    recipe.seed,
+                    space.fewest_normals,
+                ),
+                columns.matrix(own, name, recipe),
+                _text(own, "domain"),
+                _text(own, "label"),
+            )
+    return found
+
+
+def _text(rows: pa.Table, column: str) -> np.ndarray[Any, Any]:
+    return np.array(rows[column].to_pylist(), dtype=np.str_)
