@@ -228,6 +228,8 @@ def _storage(folder: str) -> Iterator[tuple[Any, str]]:
     """A place for Ray Tune's own state, which is pickled: nothing of it outlives the search."""
     # Else Ray Tune writes a JSON, a CSV and a TensorBoard log of every trial.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # Its tables go to standard output even at verbosity 0; the older reporter keeps quiet.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Ctrl-C ends the command, as in every other verb; what is recorded stays.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     filesystem, above = store.resolve(store.join(folder, "ray"))
