@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import benchmark_train
 import faiss
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,9 @@ from ray_asd.upstream import Encoder, build_backbone, pack_weights
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 Points = npt.NDArray[np.float64]
+
+
+app.command("train")(benchmark_train.train)
 
 
 @app.callback()

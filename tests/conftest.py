@@ -99,6 +99,7 @@ def system(small_fleet: Path, held_ray: None, tmp_path_factory: pytest.TempPathF
         made.upstream,
         recipe="demo",
         settings=[*TINY, "upstream.epochs=2", "upstream.checkpoint_epochs=1"],
+        workers=2,
     )
     ray_asd.fit(made.manifest, made.upstream, made.bundle)
     ray_asd.score(made.manifest, made.bundle, made.scores, split="test")

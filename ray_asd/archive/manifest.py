@@ -138,6 +138,11 @@ def held_out(table: pa.Table, share: float) -> npt.NDArray[np.bool_]:
     return chosen
 
 
+def identities(table: pa.Table) -> list[str]:
+    """16 hexadecimal digits for each row, by the hash of :func:`held_out`."""
+    return [digest.hex()[:16] for digest in _keys(table).digests]
+
+
 @dataclass(frozen=True)
 class _Keys:
     groups: Sequence[tuple[str, str, str]]

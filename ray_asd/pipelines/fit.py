@@ -17,7 +17,7 @@ from ray_asd.bundle import Bundle, Key, Section
 from ray_asd.downstream import ReferenceSet
 from ray_asd.errors import BadInput
 from ray_asd.pipelines import columns, embed, fit_section, plan, session
-from ray_asd.pipelines.train import weights_of
+from ray_asd.pipelines.train import heard_by, weights_of
 from ray_asd.recipe import Recipe
 
 
@@ -54,7 +54,7 @@ def fit(
     started = time.monotonic()
     with session.session(address):
         rows = embedded(training, chosen, weights)
-        references = references_of(rows, training, chosen)
+        references = references_of(rows, heard_by(upstream), chosen)
         sections = _fitted(references, chosen)
     bundle = bundles.save(
         Bundle(chosen, {n: store.read_bytes(uri) for n, uri in weights.items()}, sections), out
@@ -135,23 +135,31 @@ def embedded(recordings: pa.Table, recipe: Recipe, weights: dict[str, str]) -> p
 
 
 def references_of(
-    rows: pa.Table, training: pa.Table, recipe: Recipe
+    rows: pa.Table, heard: frozenset[str], recipe: Recipe
 ) -> dict[Key, dict[str, ReferenceSet]]:
-    """Per section and backbone, the normal clips' embeddings; ``rows`` are of ``training``."""
-    kept = manifest.held_out(training, recipe.held_out)
-    held_out = {u for u, k in zip(training["uri"].to_pylist(), kept, strict=True) if k}
-    keys = list(zip(rows["machine_type"].to_pylist(), rows["section"].to_pylist(), strict=True))
+    """Per section and backbone, the normal clips' embeddings.
+
+    Args:
+        rows: of :func:`embedded`.
+        heard: identities of the recordings that the encoder trained on.
+        recipe: the backbones' settings.
+    """
+    keys = zip(rows["machine_type"].to_pylist(), rows["section"].to_pylist(), strict=True)
+    places: dict[Key, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
     references: dict[Key, dict[str, ReferenceSet]] = {}
-    for key in sorted(set(keys)):
-        own = rows.filter(pa.array([k == key for k in keys]))
+    for key, numbers in sorted(places.items()):
+        own = rows.take(pa.array(numbers))
         uris = np.array(own["uri"].to_pylist())
+        held_out = np.array([identity not in heard for identity in manifest.identities(own)])
         references[key] = {
             name: ReferenceSet(
                 embeddings=columns.matrix(own, name, recipe),
                 domains=np.array(own["domain"].to_pylist()),
                 uris=uris,
                 starts_s=np.array(own["start_s"].to_pylist(), np.float64),
-                held_out=np.array([uri in held_out for uri in uris]),
+                held_out=held_out,
             )
             for name in recipe.upstream.backbones
         }

@@ -55,7 +55,11 @@ def followed(
 
         def fetch() -> None:
             nonlocal place
-            fresh = ray.get(log.after.remote(len(lines)))
+            try:
+                fresh = ray.get(log.after.remote(len(lines)))
+            except ray.exceptions.RayActorError:
+                # Its node is gone; how the training ended is the trainer's to tell.
+                return
             for line in fresh:
                 lines.append(line)
                 # A resumed training starts further on, or repeats epochs.

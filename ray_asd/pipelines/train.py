@@ -1,6 +1,7 @@
 """Features → trained backbones: one Ray Train run, one backbone after the other.
 
-``RUN/`` then holds ``run.json``, ``recipe.yaml``, ``classes.json``, ``checkpoints/`` (Ray Train's
+``RUN/`` then holds ``run.json``, ``recipe.yaml``, ``classes.json``, ``heard.json`` (which
+recordings were trained on, by :func:`manifest.identities`), ``checkpoints/`` (Ray Train's
 storage), and for each backbone ``<name>/weights.safetensors`` (the encoder, without heads) and
 ``<name>/metrics.jsonl`` (a line an epoch).
 """
@@ -37,6 +38,11 @@ from ray_asd.upstream import (
     training_settings,
 )
 
+HEARD = "heard.json"
+
+# In a worker's batch, unless workers are asked for: BatchNorm needs some company.
+_FEWEST_CLIPS = 16
+
 
 def train(
     manifest_uri: str,
@@ -70,7 +76,17 @@ def train(
     out = store.absolute(out)
     recordings = manifest.read(manifest_uri)
     classes = Classes.of(manifest.training(recordings))
-    _same_run(out, chosen, classes)
+    training = manifest.training(recordings)
+    heard = sorted(
+        identity
+        for identity, kept in zip(
+            manifest.identities(training),
+            manifest.held_out(training, chosen.held_out),
+            strict=True,
+        )
+        if not kept and chosen.upstream.epochs
+    )
+    _same_run(out, chosen, classes, heard)
     if len(classes.joint) == 1:
         console.warn(
             f"all training recordings are {classes.machine_types[0]} and alike in section and "
@@ -84,6 +100,7 @@ def train(
         store.make_dir(out)
         _write(out, "recipe.yaml", chosen.to_yaml())
         _write(out, "classes.json", json.dumps(classes.to_dict(), indent=1) + "\n")
+        _write(out, HEARD, json.dumps(heard) + "\n")
         lines = _run(chosen, classes, data, out, workers)
     run = {
         "recipe": chosen.name,
@@ -101,25 +118,39 @@ def train(
     return run
 
 
-def _same_run(out: str, chosen: Recipe, classes: Classes) -> None:
+def _same_run(out: str, chosen: Recipe, classes: Classes, heard: list[str]) -> None:
     """Check that the training that ``out`` may hold checkpoints of is this one.
 
     Raises:
         BadInput: it is not; the differing settings are named.
     """
-    kept = [store.join(out, name) for name in ("recipe.yaml", "classes.json")]
+    kept = [store.join(out, name) for name in ("recipe.yaml", "classes.json", HEARD)]
     if not (store.exists(store.join(out, "checkpoints")) and all(map(store.exists, kept))):
         return
-    then, found = (store.read_bytes(uri).decode() for uri in kept)
+    then, found, before_heard = (store.read_bytes(uri).decode() for uri in kept)
     before, now = (training_settings(r) for r in (recipes.parse(then, kept[0]), chosen))
     differing = [name for name in now if name in before and before[name] != now[name]]
     if json.loads(found) != classes.to_dict():
         differing.append("the manifest's machine types, sections or attributes")
+    elif json.loads(before_heard) != heard:
+        differing.append("the manifest's training recordings")
     if differing:
         raise BadInput(
             f"{out}: holds a training with other settings of {', '.join(differing)}; train into "
             "another folder, or remove this one"
         )
+
+
+def heard_by(run: str) -> frozenset[str]:
+    """Identities (:func:`manifest.identities`) of the recordings that the encoders trained on.
+
+    Raises:
+        BadInput: the upstream run does not say.
+    """
+    place = store.join(run, HEARD)
+    if not store.exists(place):
+        raise BadInput(f"{place}: missing; `ray-asd train` writes it: train again")
+    return frozenset(json.loads(store.read_bytes(place)))
 
 
 def weights_of(run: str, backbones: list[str]) -> dict[str, str]:
@@ -144,7 +175,7 @@ def _run(
     backbones = recipe.trained_backbones()
     if recipe.upstream.epochs == 0 or not backbones:
         return _leave_untrained(recipe, classes, data, out)
-    count, cpus, threads, gpu = _workers(workers)
+    count, cpus, threads, gpu = _workers(workers, recipe.upstream.batch, data.counts["source"])
     storage, path = store.resolve(store.join(out, "checkpoints"))
     storage.create_dir(path, recursive=True)
     with metrics_log.followed(backbones, recipe.upstream.epochs, out) as (log, lines):
@@ -215,7 +246,7 @@ def _leave(out: str, backbone: str, weights: bytes) -> None:
     store.write_atomic(store.join(out, backbone, WEIGHTS), weights)
 
 
-def _workers(asked: int | None) -> tuple[int, float, int, bool]:
+def _workers(asked: int | None, batch: int, clips: int) -> tuple[int, float, int, bool]:
     """How many workers, the CPUs and threads of each, and whether each has a GPU.
 
     Ray Data needs a core to feed them: measured, workers that reserve all of two cores wait
@@ -225,7 +256,7 @@ def _workers(asked: int | None) -> tuple[int, float, int, bool]:
         BadInput: more workers than there are GPUs, or cores.
     """
     cores, gpus = session.cores(), session.gpus()
-    workers = asked or gpus or cores
+    workers = asked or min(gpus or cores, max(1, batch // _FEWEST_CLIPS), max(1, clips))
     kind, there = ("GPUs", gpus) if gpus else ("cores", cores)
     if workers > there:
         raise BadInput(f"--workers {workers}: there are {there} {kind}; ask for at most as many")

@@ -44,6 +44,7 @@ class Data:
         whole = ray.data.read_parquet(
             [store.resolve(part)[1] for part in parts],
             filesystem=filesystem,
+            partitioning=None,
             ray_remote_args={"num_cpus": _READ_CPUS},
         )
         roles = {

@@ -27,7 +27,7 @@ from ray_asd.pipelines import (
     tune_select,
     tune_space,
 )
-from ray_asd.pipelines.train import weights_of
+from ray_asd.pipelines.train import heard_by, weights_of
 from ray_asd.pipelines.tune_search import Sweep
 from ray_asd.pipelines.tune_select import OBJECTIVES, Choice, Done
 from ray_asd.recipe import Recipe
@@ -78,7 +78,7 @@ def tune(
     tune_search.check(search, trials)
     chosen_space = tune_space.load(space)
     runs = _runs(upstream, recipe, settings or [])
-    weights = {run: weights_of(run, list(own.upstream.backbones)) for run, own in runs.items()}
+    weights = {run: weights_of(run, own.trained_backbones()) for run, own in runs.items()}
     grid = chosen_space.grid(runs)
     recordings = tune_data.Recordings.read(manifest_uri)
     if not label_free and not recordings.tests.num_rows:
@@ -89,7 +89,7 @@ def tune(
         for run, own in runs.items():
             embeddings = store.join(folder, "embeddings")
             rows, digest = tune_data.embedded(recordings, own, weights[run], embeddings)
-            by_backbone = tune_data.clips(rows, recordings, own, chosen_space)
+            by_backbone = tune_data.clips(rows, recordings, heard_by(run), own, chosen_space)
             data = {(run, name): ray.put(sections) for name, sections in by_backbone.items()}
             sweep = replace(
                 sweep,

@@ -72,20 +72,25 @@ def embedded(
 
 
 def clips(
-    rows: pa.Table, recordings: Recordings, recipe: Recipe, space: Space
+    rows: pa.Table,
+    recordings: Recordings,
+    heard: frozenset[str],
+    recipe: Recipe,
+    space: Space,
 ) -> dict[str, dict[Key, Clips]]:
     """By backbone, the clips of every section that there are normal clips of.
 
     Args:
         rows: embeddings of :func:`embedded`.
         recordings: what was embedded.
+        heard: identities of the recordings that the run's encoders trained on.
         recipe: the upstream run's.
         space: says how pseudo-anomalies are made.
     """
     wanted = set(recordings.tests["uri"].to_pylist())
     testing = pa.array([uri in wanted for uri in rows["uri"].to_pylist()], pa.bool_())
     tests = rows.filter(testing)
-    references = fit.references_of(rows.filter(pc.invert(testing)), recordings.training, recipe)
+    references = fit.references_of(rows.filter(pc.invert(testing)), heard, recipe)
     keys = list(zip(tests["machine_type"].to_pylist(), tests["section"].to_pylist(), strict=True))
     for key in sorted(set(keys) - references.keys()):
         console.warn(f"{key[0]} section {key[1]}: no normal training clips; it is left out")

@@ -170,7 +170,7 @@ def _tune(
     search: Any = None,
     samples: int = 1,
 ) -> None:
-    pool = plan.Pool.heavy()
+    pool = plan.Pool.heavy(blocks=samples if todo is None else len(todo))
     count = len(todo) if todo else samples
     trainable = ray.tune.with_parameters(_one, sweep=sweep, todo=todo)
     with _storage(sweep.folder) as (filesystem, path), console.track("tune", count, "trials") as go:
