@@ -21,6 +21,8 @@ from ray_asd.errors import BadInput, RunFailed
 # Of an actor pool's actors: Ray Data's own default is to try again for ever.
 BOUNDED_RETRIES = {"max_restarts": 3, "max_task_retries": 2}
 
+_STARTS = 2
+
 # Under `uv run`, Ray would otherwise start every worker through `uv run` again.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
@@ -38,6 +40,7 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
 
     Raises:
         BadInput: no cluster answers at ``address``.
+        RunFailed: a local Ray does not start.
     """
     if ray.is_initialized():
         _quiet_data()
@@ -50,14 +53,7 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
         # arguments lie in the object store.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         _stay_on_loopback(True)
-        with _without_log_level_line():
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
+        _start(cpus)
     else:
         _stay_on_loopback(False)
         try:
@@ -132,6 +128,33 @@ def _own_token() -> None:
     if "RAY_AUTH_TOKEN" not in os.environ and not kept.exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+
+
+def _start(cpus: int | None) -> None:
+    """Start a local Ray; once more where the first try fails, since a busy machine may be slow.
+
+    Ray waits 30 s for its own daemons, and no setting changes that.
+
+    Raises:
+        RunFailed: it does not start.
+    """
+    for attempt in range(_STARTS):
+        try:
+            with _without_log_level_line():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.WARNING,
+                )
+        except Exception as error:  # noqa: BLE001, Ray raises bare exceptions at its start
+            ray.shutdown()
+            if attempt + 1 == _STARTS:
+                lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+                raise RunFailed(f"a local Ray did not start: {lines[0].strip()}") from error
+        else:
+            return
 
 
 @contextmanager
