@@ -9,7 +9,7 @@ export UV_CACHE_DIR := $(CURDIR)/$(VENV)/.uv-cache
 endif
 
 .DEFAULT_GOAL := $(READY)
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test faults lint lock clean
 
 $(READY): requirements.lock pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -26,8 +26,11 @@ help: ## say what each verb does
 demo: $(READY) ## synthesize a small fleet, train, score and evaluate on it, in demo/
 	$(VENV)/bin/ray-asd demo --out demo
 
-test: $(READY) ## run the whole test suite
-	$(VENV)/bin/python -m pytest
+test: $(READY) ## run the test suite, all but what kills processes on purpose
+	$(VENV)/bin/python -m pytest -m "not faults"
+
+faults: $(READY) ## run the tests that kill processes on purpose
+	$(VENV)/bin/python -m pytest -m faults
 
 lint: $(READY) ## ruff, mypy and the rules of the house
 	$(VENV)/bin/ruff check .

@@ -148,7 +148,7 @@ def _start(cpus: int | None) -> None:
                     log_to_driver=False,
                     logging_level=logging.WARNING,
                 )
-        except Exception as error:  # noqa: BLE001, Ray raises bare exceptions at its start
+        except Exception as error:
             ray.shutdown()
             if attempt + 1 == _STARTS:
                 lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
