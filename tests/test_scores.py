@@ -43,15 +43,18 @@ def row(uri: str, **changes: object) -> dict[str, object]:
     }
 
 
-def publish(place: Path, *rows: dict[str, object], kind: str = "scores", name: str = "p") -> None:
-    night, machine_type = str(rows[0]["night"]), str(rows[0]["machine_type"])
-    scores.publish(list(rows), kind, str(place), night=night, machine_type=machine_type, name=name)
+def publish(place: str | Path, *rows: dict[str, object], kind: str = "scores") -> None:
+    """Publish rows, one part for each night and machine type among them."""
+    groups: dict[tuple[str, str], list[dict[str, object]]] = {}
+    for one in rows:
+        groups.setdefault((str(one["night"]), str(one["machine_type"])), []).append(one)
+    for (night, machine_type), part in groups.items():
+        scores.publish(part, kind, str(place), night=night, machine_type=machine_type, name="part")
 
 
 def test_what_is_published_is_read_back(tmp_path: Path) -> None:
     rows = [row("a"), row("b", machine_type="valve A/1 é=%"), row("c", night="2026-01-02")]
-    for one in rows:
-        publish(tmp_path, one)
+    publish(tmp_path, *rows)
     found = scores.read_scores(str(tmp_path))
     tables.validate(found.schema, tables.SCORES, "found")
     expected = pa.Table.from_pylist(rows, tables.SCORES)
@@ -63,7 +66,7 @@ def test_a_part_that_is_published_again_is_replaced_or_removed(tmp_path: Path) -
     publish(tmp_path, row("a"), row("b"))
     publish(tmp_path, row("a"))
     assert scores.read_scores(str(tmp_path), latest=False)["uri"].to_pylist() == ["a"]
-    scores.publish([], "scores", str(tmp_path), night="2026-01-01", machine_type="fan", name="p")
+    scores.publish([], "scores", str(tmp_path), night="2026-01-01", machine_type="fan", name="part")
     assert scores.read_scores(str(tmp_path)).num_rows == 0
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import ray_asd
-from ray_asd import scores
 from ray_asd.errors import BadInput
 from tests.conftest import run_cli
-from tests.test_scores import row, table
+from tests.test_scores import publish, row
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def scored(tmp_path: Path) -> str:
                     decision=int(score > 0),
                 )
             )
-    scores.publish(table(*rows), "scores", str(tmp_path / "scores"))
+    publish(tmp_path / "scores", *rows)
     return str(tmp_path / "scores")
 
 
@@ -56,7 +55,7 @@ def test_evaluate_reads_the_same_figures_back(
 
 def test_a_line_is_a_name_and_a_number_in_full(tmp_path: Path) -> None:
     rows = [row("/x/b.flac", score=0.1 + 0.2, decision=1), row("/x/a.wav", score=1e-17)]
-    scores.publish(table(*rows), "scores", str(tmp_path / "s"))
+    publish(tmp_path / "s", *rows)
     result = ray_asd.submit(str(tmp_path / "s"), str(tmp_path / "out"))
     assert result["clips"] == 2
     shown = {n: (tmp_path / "out" / n).read_text() for n in result["files"]}
@@ -79,7 +78,7 @@ def test_a_line_is_a_name_and_a_number_in_full(tmp_path: Path) -> None:
 def test_what_has_no_place_in_the_challenge_is_refused(
     rows: list[dict[str, object]], says: str, tmp_path: Path
 ) -> None:
-    scores.publish(table(*rows), "scores", str(tmp_path / "s"))
+    publish(tmp_path / "s", *rows)
     with pytest.raises(BadInput, match=says):
         ray_asd.submit(str(tmp_path / "s"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
