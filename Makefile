@@ -9,7 +9,7 @@ export UV_CACHE_DIR := $(CURDIR)/$(VENV)/.uv-cache
 endif
 
 .DEFAULT_GOAL := $(READY)
-.PHONY: help demo test faults lint lock clean
+.PHONY: help demo test slow lint lock clean
 
 $(READY): requirements.lock pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -26,11 +26,11 @@ help: ## say what each verb does
 demo: $(READY) ## synthesize a small fleet, train, score and evaluate on it, in demo/
 	$(VENV)/bin/ray-asd demo --out demo
 
-test: $(READY) ## run the test suite, all but what kills processes on purpose
-	$(VENV)/bin/python -m pytest -m "not faults"
+test: $(READY) ## run the test suite, all but what takes minutes
+	$(VENV)/bin/python -m pytest -m "not faults and not slow"
 
-faults: $(READY) ## run the tests that kill processes on purpose
-	$(VENV)/bin/python -m pytest -m faults
+slow: $(READY) ## run the rest: what trains anew, and what kills processes on purpose
+	$(VENV)/bin/python -m pytest -m "faults or slow"
 
 lint: $(READY) ## ruff, mypy and the rules of the house
 	$(VENV)/bin/ruff check .

@@ -57,6 +57,7 @@ def recipe_of(tmp_path: Path) -> Callable[[str], str]:
     return write
 
 
+@pytest.mark.slow
 def test_a_single_machine_type_without_target_clips_trains_with_one_warning(
     held_ray: None,
     edited: Callable[[Edit], str],
@@ -88,6 +89,7 @@ def test_a_single_machine_type_without_target_clips_trains_with_one_warning(
         )
 
 
+@pytest.mark.slow
 def test_sections_of_one_split_only_and_a_machine_type_with_one_clip(
     held_ray: None,
     edited: Callable[[Edit], str],
@@ -119,6 +121,7 @@ def test_sections_of_one_split_only_and_a_machine_type_with_one_clip(
     assert set(figures["machines"]) == {"fan"}
 
 
+@pytest.mark.slow
 def test_backbones_of_different_widths_are_members_of_one_system(
     system: Any, recipe_of: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -155,6 +158,7 @@ def test_features_of_another_front_end_are_refused_by_name(system: Any) -> None:
         features.parts_of(str(table), recipes.load("demo", [*TINY, "clips.cut_s=5"]))
 
 
+@pytest.mark.slow
 def test_features_that_are_not_finite_stop_training_with_one_line(
     held_ray: None,
     edited: Callable[[Edit], str],

@@ -11,7 +11,7 @@ import pytest
 import ray_asd
 from ray_asd import tables
 from ray_asd.archive import manifest
-from tests.conftest import System, run_cli
+from tests.conftest import System, run_cli, run_whole_path
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +31,7 @@ def test_a_row_tells_what_was_scored_and_why(system: System) -> None:
     training = set(manifest.training(manifest.read(system.manifest))["uri"].to_pylist())
     for row in found.to_pylist():
         members = dict(row["members"])
-        assert len(members) == 6
+        assert len(members) == 3
         assert set(members) == set(dict(row["members_raw"]))
         assert row["score"] == pytest.approx(np.mean(list(members.values())), abs=1e-12)
         assert len(row["segment_scores"]) == len(row["segment_starts_s"]) == 3
@@ -53,16 +53,27 @@ def test_what_is_scored_is_not_scored_again(system: System) -> None:
 def test_training_left_its_record(system: System) -> None:
     run = json.loads((Path(system.upstream) / "run.json").read_text())
     assert run["clips"] == {"source": 22, "target": 6, "held_out": 2}
+    text = (Path(system.upstream) / "transformer" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    # 22 source clips over two workers, three places for them in a batch of four.
+    assert [line["step"] for line in lines] == [3, 6]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+
+
+@pytest.mark.slow
+def test_both_backbones_are_members_of_one_system(
+    small_fleet: Path, held_ray: None, tmp_path: Path
+) -> None:
+    made = run_whole_path(small_fleet, tmp_path, "demo")
     for backbone in ("efficientnet", "transformer"):
-        lines = [
-            json.loads(line)
-            for line in (Path(system.upstream) / backbone / "metrics.jsonl")
-            .read_text()
-            .splitlines()
-        ]
-        # 22 source clips over two workers, three places for them in a batch of four.
-        assert [line["step"] for line in lines] == [3, 6]
-        assert all(np.isfinite(line["loss"]) for line in lines)
+        assert (Path(made.upstream) / backbone / "weights.safetensors").exists()
+        assert len((Path(made.upstream) / backbone / "metrics.jsonl").read_text().splitlines()) == 2
+    for row in ray_asd.read_scores(made.scores).to_pylist():
+        assert {member.split("/")[0] for member, _ in row["members"]} == {
+            "efficientnet",
+            "transformer",
+        }
+        assert row["score"] == pytest.approx(np.mean([s for _, s in row["members"]]), abs=1e-12)
 
 
 @pytest.mark.parametrize(("workers", "batch"), [(1, None), (2, 1), (1, 7)])

@@ -18,7 +18,7 @@ SPACE = {
     "aggregations": ["clip"],
     "references": [],
     "pseudo_normals": [],
-    "settings": {"size": [1, 4]},
+    "settings": {"size": [1, 2, 4, 8]},
     "only": {},
     "pseudo_anomaly_share": 0.3,
     "fewest_normals": 10,
