@@ -72,6 +72,7 @@ def freeze(
     """Write down what a run will score, in shards of at most ``rows`` recordings.
 
     A shard lies within one machine type; its name follows from its recordings and the run.
+    Nothing is written where there is nothing to score.
     """
     recordings = recordings.sort_by([("machine_type", "ascending"), ("uri", "ascending")])
     machines = recordings["machine_type"].to_pylist()
@@ -90,6 +91,8 @@ def freeze(
         "shard_recordings", pa.array(counts, pa.int32())
     )
     plan = Plan(run_id, night, bundle_id, planned.cast(PLANNED))
+    if not recordings.num_rows:
+        return plan
     about = {"run_id": run_id, "night": night, "bundle_id": bundle_id}
     sink = pa.BufferOutputStream()
     pq.write_table(plan.recordings.replace_schema_metadata(about), sink, compression="zstd")
@@ -131,6 +134,8 @@ def unfinished(uri: str) -> Plan | None:
 
 def pending(uri: str, plan: Plan) -> dict[str, pa.Table]:
     """The plan's shards that have no commit record."""
+    if not plan.recordings.num_rows:
+        return {}
     folder = store.join(uri, "ledger", "shards")
     there = {entry.relative for entry in store.list_files(folder)}
     return {name: shard for name, shard in plan.shards().items() if f"{name}.parquet" not in there}

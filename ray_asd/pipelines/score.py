@@ -118,7 +118,6 @@ def _run(
         streaming = time.monotonic()
         _consume(stream(plan, shards), recordings, outcome)
         outcome.stream_s = time.monotonic() - streaming
-    ledger.finish(out, plan)
     run = {
         "run_id": plan.run_id,
         "bundle_id": plan.bundle_id,
@@ -134,7 +133,9 @@ def _run(
             **{name: version(name) for name in ("ray-asd", "ray", "torch")},
         },
     }
-    scores.write_run(out, run)
+    if plan.recordings.num_rows:
+        scores.write_run(out, run)
+        ledger.finish(out, plan)
     return run
 
 

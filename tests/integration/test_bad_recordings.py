@@ -15,6 +15,7 @@ from tests.conftest import System, run_cli
 pytestmark = pytest.mark.integration
 
 RATE = 16_000
+LONG = "section_00_0000.wav"
 NOISE = np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32) * 0.1
 
 
@@ -46,7 +47,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture
 def archive(small_fleet: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """Four good test clips of the fan, one bad of each kind, and one of an unknown machine."""
+    """Three good clips of a fan, one bad of each kind, one of an unknown machine, a long one."""
     folder = tmp_path / "archive" / "fan" / "test"
     folder.mkdir(parents=True)
     for good in sorted((small_fleet / "fan" / "test").glob("*source_test_normal*.wav"))[:3]:
@@ -60,6 +61,8 @@ def archive(small_fleet: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
     stranger.parent.mkdir(parents=True)
     _write(stranger, NOISE)
     reasons[stranger.name] = "unknown_section"
+    rng = np.random.default_rng(2)
+    _write(folder / LONG, 0.1 * rng.standard_normal(25 * RATE).astype(np.float32))
     return tmp_path / "archive", reasons
 
 
@@ -74,15 +77,18 @@ def test_each_is_rejected_for_its_reason_and_the_rest_is_scored(
     arguments = ["score", str(root), "--bundle", system.bundle, "--out", scores]
     code, out, _ = run_cli(*arguments, "--strict", "--json", capfd=capfd)
     assert code == 3
-    assert json.loads(out)["scored"] == 3
+    assert json.loads(out)["scored"] == 6
     assert json.loads(out)["rejected"] == len(reasons)
     rejected = ray_asd.read_rejections(scores).to_pylist()
     assert {Path(row["uri"]).name: row["reason"] for row in rejected} == reasons
     assert all(row["detail"] for row in rejected)
-    assert ray_asd.read_scores(scores).num_rows == 3
+    rows = ray_asd.read_scores(scores).to_pylist()
+    assert len(rows) == 6
+    long = [(r["start_s"], r["duration_s"]) for r in rows if r["uri"].endswith(LONG)]
+    assert long == [(0, 10), (10, 10), (15, 10)]
     code, out, _ = run_cli(*arguments, "--strict", "--json", capfd=capfd)
     assert code == 0
-    assert json.loads(out)["skipped"] == 3 + len(reasons)
+    assert json.loads(out)["skipped"] == 4 + len(reasons)
 
 
 def test_a_recording_that_changed_since_it_was_listed_has_vanished(
@@ -103,13 +109,3 @@ def test_a_recording_that_changed_since_it_was_listed_has_vanished(
     again = ray_asd.score(str(root), system.bundle, str(tmp_path / "scores"))
     assert again["scored"] == 1
     assert again["skipped"] == len(listed) - 2
-
-
-def test_a_long_recording_is_scored_clip_by_clip(system: System, tmp_path: Path) -> None:
-    folder = tmp_path / "archive" / "fan" / "test"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(2)
-    _write(folder / "section_00_0000.wav", 0.1 * rng.standard_normal(25 * RATE).astype("f4"))
-    ray_asd.score(str(tmp_path / "archive"), system.bundle, str(tmp_path / "scores"))
-    rows = ray_asd.read_scores(str(tmp_path / "scores")).to_pylist()
-    assert [(row["start_s"], row["duration_s"]) for row in rows] == [(0, 10), (10, 10), (15, 10)]

@@ -25,6 +25,7 @@ SPACE = {
 }
 
 
+@pytest.mark.slow
 def test_the_sweep_and_what_comes_of_it(
     system: System, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
