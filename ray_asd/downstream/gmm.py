@@ -14,6 +14,7 @@ from ray_asd.downstream.neighbours import unit
 
 log = logging.getLogger(__name__)
 
+_POINTS_A_DIMENSION = 2
 _BLOCK = 1 << 22  # float64 numbers held at once, 32 MiB
 
 
@@ -41,8 +42,10 @@ class Gmm:
     def fit(cls, points: Points, settings: recipe.Gmm, seed: int) -> Self:
         """Fit ``size`` components to points (n, d).
 
-        Too few points make for fewer components, two points each at least, and no more points
-        than dimensions for diagonal covariances; both are logged.
+        Too few points make for fewer components, two points each at least, and fewer than two
+        points a dimension for each component for diagonal covariances; both are logged. A full
+        covariance of barely more points than dimensions is singular but for the
+        regularization: what it has not seen is then a thousand deviations away.
         """
         if settings.metric == "cosine":
             points = unit(points)
@@ -52,7 +55,7 @@ class Gmm:
                 "gmm: size %d, but %d points: %d used", settings.size, len(points), components
             )
         shape = "full"
-        if len(points) <= points.shape[1]:
+        if len(points) < _POINTS_A_DIMENSION * points.shape[1] * components:
             shape = "diag"
             log.warning("gmm: %d points in %d dimensions: diagonal covariances", *points.shape)
         mixture = _fit(points, components, shape, settings.regularization, seed)

@@ -74,3 +74,11 @@ def test_components_that_cannot_be_fitted_give_way_to_fewer(caplog):
         detector = gmm(points, size=4, regularization=1e-30)
     assert "components cannot be fitted" in caplog.text
     assert np.isfinite(detector.score(points)).all()
+
+
+def test_unseen_normals_are_near_whatever_the_number_of_points():
+    """A fit to barely more points than dimensions must not put every unseen point far away."""
+    random = np.random.default_rng(3)
+    known, unseen = random.normal(size=(140, 128)), random.normal(size=(60, 128))
+    fewer, all_of_them = (gmm(points).score(unseen) for points in (known[:112], known))
+    assert abs(all_of_them.mean() - fewer.mean()) < 5 * fewer.std()
