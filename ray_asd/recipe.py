@@ -88,6 +88,11 @@ class Backbone(Settings):
 
     kind: str
 
+    @property
+    def stays_frozen(self) -> bool:
+        """Whether it keeps its first weights, to compare with; kinds that can say ``frozen``."""
+        return bool(getattr(self, "frozen", False))
+
     def embedding_width(self, embedding: int, mels: int) -> int:
         """Length of its embeddings, by ``upstream.embedding`` and the mel bands of a segment."""
         return embedding
@@ -98,12 +103,14 @@ class EfficientNet(Backbone):
 
     kind: Literal["efficientnet_b0"]
     pretrained: bool
+    frozen: bool
 
 
 class Transformer(Backbone):
     """A Transformer encoder over the segment's mel frames."""
 
     kind: Literal["transformer"]
+    frozen: bool
     width: Positive
     layers: Positive
     heads: Positive
@@ -304,8 +311,13 @@ class Recipe(Settings):
         ]
 
     def trained_backbones(self) -> list[str]:
-        """Names of the backbones that training finds weights for, in their order."""
+        """Names of the backbones that training leaves weights of, in their order."""
         return [name for name, settings in self.upstream.backbones.items() if settings.trained]
+
+    def epochs_of(self, backbone: str) -> int:
+        """Epochs that ``backbone`` is trained for; 0 where it keeps its first weights."""
+        frozen = self.upstream.backbones[backbone].stays_frozen
+        return 0 if frozen else self.upstream.epochs
 
     def embedding_width(self, backbone: str) -> int:
         """Length of the embeddings of ``backbone``."""

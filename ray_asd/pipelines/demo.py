@@ -15,12 +15,13 @@ from ray_asd.pipelines import evaluate, fit, index, score, session, train
 def demo(out: str = "demo", *, address: str | None = None) -> dict[str, Any]:
     """Make a small fleet under ``out`` and run the whole system on it, trained and untrained.
 
-    The untrained system is the same in everything but its backbones, which keep their random
-    initial weights: what training is worth is the difference of the two official scores.
+    The untrained backbones differ in nothing but their weights, which stay random; they are an
+    ensemble of their own in the same run. What training is worth is the difference of the two
+    official scores.
 
     Args:
         out: a folder; ``recordings/``, ``manifest.parquet``, ``upstream/``, ``bundle/``,
-            ``scores/`` and ``untrained/`` come into it.
+            and ``scores/`` come into it.
         address: a Ray cluster's address, for one on this machine; None starts a local Ray.
 
     Returns:
@@ -31,6 +32,7 @@ def demo(out: str = "demo", *, address: str | None = None) -> dict[str, Any]:
         raise BadInput(f"--out {out}: the demo wants a folder of this machine")
     place = Path(out)
     recordings, manifest = str(place / "recordings"), str(place / "manifest.parquet")
+    upstream, bundle, scores = (str(place / name) for name in ("upstream", "bundle", "scores"))
     seconds: dict[str, float] = {}
     began = last = time.monotonic()
 
@@ -45,21 +47,13 @@ def demo(out: str = "demo", *, address: str | None = None) -> dict[str, Any]:
     index.index(recordings, manifest)
     with session.session(address):
         ended("index and start Ray")
-        paths = _System(place, manifest)
-        paths.train([])
+        train.train(manifest, upstream, recipe="demo_compared")
         ended("train")
-        paths.fit()
+        fit.fit(manifest, upstream, bundle)
         ended("fit")
-        scored = paths.score()
+        scored = score.score(manifest, bundle, scores, split="test")
         ended("score")
-        trained = paths.evaluate()
-        console.say("demo: the same with untrained backbones, to compare")
-        bare = _System(place / "untrained", manifest)
-        bare.train(["upstream.epochs=0"], features=str(place / "upstream" / "features"))
-        bare.fit()
-        bare.score()
-        untrained = bare.evaluate()
-        ended("untrained system")
+    trained, untrained = (evaluate.evaluate(scores, ensemble=e) for e in ("all", "untrained"))
     return {
         "clips": clips,
         "trained": trained,
@@ -70,36 +64,8 @@ def demo(out: str = "demo", *, address: str | None = None) -> dict[str, Any]:
         "paths": {
             "recordings": recordings,
             "manifest": manifest,
-            "upstream": paths.upstream,
-            "bundle": paths.bundle,
-            "scores": paths.scores,
+            "upstream": upstream,
+            "bundle": bundle,
+            "scores": scores,
         },
     }
-
-
-class _System:
-    """One system's folders, and the steps between them."""
-
-    def __init__(self, place: Path, manifest: str) -> None:
-        self._manifest = manifest
-        self.upstream = str(place / "upstream")
-        self.bundle = str(place / "bundle")
-        self.scores = str(place / "scores")
-
-    def train(self, settings: list[str], features: str | None = None) -> None:
-        train.train(
-            self._manifest,
-            self.upstream,
-            recipe="demo",
-            settings=settings,
-            features_uri=features,
-        )
-
-    def fit(self) -> None:
-        fit.fit(self._manifest, self.upstream, self.bundle)
-
-    def score(self) -> dict[str, Any]:
-        return score.score(self._manifest, self.bundle, self.scores, split="test")
-
-    def evaluate(self) -> dict[str, Any]:
-        return evaluate.evaluate(self.scores)

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import ray
@@ -39,19 +40,19 @@ class MetricsLog:
 
 
 @contextmanager
-def followed(
-    backbones: list[str], epochs: int, out: str
-) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+def followed(epochs: dict[str, int], out: str) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """Show epochs as they end, and leave each backbone's lines as ``<name>/metrics.jsonl``.
 
-    They are written as they come, so that a driver that is killed leaves them too. Yields the
-    actor that workers report to, and the lines that came so far.
+    They are written as they come, so that a driver that is killed leaves them too. ``epochs`` are
+    those of each backbone, in the order in which they are trained. Yields the actor that workers
+    report to, and the lines that came so far.
     """
     log = ray.remote(num_cpus=0)(MetricsLog).remote()
     lines: list[dict[str, Any]] = []
     ended = threading.Event()
     place = 0
-    with console.track("train", epochs * len(backbones), "epochs") as advance:
+    before = dict(zip(epochs, accumulate(epochs.values(), initial=0), strict=False))
+    with console.track("train", sum(epochs.values()), "epochs") as advance:
 
         def fetch() -> None:
             nonlocal place
@@ -63,7 +64,7 @@ def followed(
             for line in fresh:
                 lines.append(line)
                 # A resumed training starts further on, or repeats epochs.
-                at = backbones.index(line["backbone"]) * epochs + line["epoch"]
+                at = before[line["backbone"]] + line["epoch"]
                 advance(max(0, at - place), _in_words(line))
                 place = max(place, at)
             if fresh:
@@ -118,4 +119,6 @@ def _in_words(line: dict[str, Any]) -> str:
         )
         if line.get(key) is not None
     ]
-    return f"({line['backbone']}: {', '.join(parts)}, {line['clips_per_s']:.0f} clips/s)"
+    if "clips_per_s" in line:
+        parts.append(f"{line['clips_per_s']:.0f} clips/s")
+    return f"({line['backbone']}: {', '.join(parts) or 'left as it is'})"

@@ -15,25 +15,18 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.train.torch import TorchTrainer
 
 from ray_asd import console
 from ray_asd import recipe as recipes
 from ray_asd.archive import manifest, store
 from ray_asd.errors import BadInput, RunFailed
-from ray_asd.frontend import segment_frames
 from ray_asd.pipelines import features, metrics_log, plan, session
 from ray_asd.pipelines.train_data import Data
 from ray_asd.pipelines.train_worker import WEIGHTS, work
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import (
     Classes,
-    Composer,
-    TargetPool,
-    Training,
-    clips_of,
-    pack_weights,
     steps_per_epoch,
     training_settings,
 )
@@ -84,7 +77,7 @@ def train(
             manifest.held_out(training, chosen.held_out),
             strict=True,
         )
-        if not kept and chosen.upstream.epochs
+        if not kept and any(map(chosen.epochs_of, chosen.trained_backbones()))
     )
     _same_run(out, chosen, classes, heard)
     if len(classes.joint) == 1:
@@ -173,12 +166,13 @@ def _run(
 ) -> list[dict[str, Any]]:
     """Train all backbones and leave their weights; returns the lines of metrics."""
     backbones = recipe.trained_backbones()
-    if recipe.upstream.epochs == 0 or not backbones:
-        return _leave_untrained(recipe, classes, data, out)
+    if not backbones:
+        return []
     count, cpus, threads, gpu = _workers(workers, recipe.upstream.batch, data.counts["source"])
     storage, path = store.resolve(store.join(out, "checkpoints"))
     storage.create_dir(path, recursive=True)
-    with metrics_log.followed(backbones, recipe.upstream.epochs, out) as (log, lines):
+    epochs = {name: recipe.epochs_of(name) for name in backbones}
+    with metrics_log.followed(epochs, out) as (log, lines):
         trainer = TorchTrainer(
             work,
             train_loop_config={
@@ -214,36 +208,11 @@ def _run(
     if checkpoint is None:
         raise RunFailed(f"training left no checkpoint in {out}/checkpoints")
     with checkpoint.as_directory() as folder:
-        for backbone in recipe.trained_backbones():
-            _leave(out, backbone, (Path(folder) / backbone / WEIGHTS).read_bytes())
+        for backbone in backbones:
+            store.make_dir(store.join(out, backbone))
+            weights = (Path(folder) / backbone / WEIGHTS).read_bytes()
+            store.write_atomic(store.join(out, backbone, WEIGHTS), weights)
     return lines
-
-
-def _leave_untrained(
-    recipe: Recipe, classes: Classes, data: Data, out: str
-) -> list[dict[str, Any]]:
-    """Leave backbones with random weights, their BatchNorm statistics those of the data."""
-    composer = Composer(
-        classes=classes,
-        target=TargetPool(()),
-        size=recipe.upstream.batch,
-        length=segment_frames(recipe.front_end, recipe.clips),
-        seed=recipe.seed,
-    )
-    steps = steps_per_epoch(data.counts["source"], recipe.upstream.batch, 1)
-    for backbone in recipe.trained_backbones():
-        untrained = Training(recipe, backbone, classes, 0, torch.device("cpu"))
-        rows = data.source.iter_batches(batch_size=recipe.upstream.batch, batch_format="pyarrow")
-        clips = (clip for t in rows for clip in clips_of(t, classes, recipe.front_end.mels))
-        for batch in composer.epoch(clips, 0, steps):
-            untrained.observe(batch)
-        _leave(out, backbone, pack_weights(untrained.network.backbone))
-    return [{"backbone": backbone, "epoch": 0} for backbone in recipe.trained_backbones()]
-
-
-def _leave(out: str, backbone: str, weights: bytes) -> None:
-    store.make_dir(store.join(out, backbone))
-    store.write_atomic(store.join(out, backbone, WEIGHTS), weights)
 
 
 def _workers(asked: int | None, batch: int, clips: int) -> tuple[int, float, int, bool]:

@@ -20,6 +20,7 @@ from ray_asd.errors import BadInput, RunFailed
 from ray_asd.frontend import segment_frames
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import (
+    Batch,
     Classes,
     Clip,
     Composer,
@@ -88,13 +89,16 @@ def _work(config: dict[str, Any]) -> None:
                     recipe,
                     backbone,
                     classes,
-                    total_steps=recipe.upstream.epochs * config["steps"],
+                    total_steps=recipe.epochs_of(backbone) * config["steps"],
                     device=ray.train.torch.get_device(),
                     wrap=_data_parallel,
                     rank=rank,
                 )
-                _resume(training, config["log"])
-                _train(training, composer, watched, done, config)
+                if training.total_steps:
+                    _resume(training, config["log"])
+                    _train(training, composer, watched, done, config)
+                else:
+                    _observe(training, composer, done, config)
 
 
 def _train(
@@ -109,11 +113,7 @@ def _train(
     workers = ray.train.get_context().get_world_size()
     for epoch in range(training.steps // steps, settings.epochs):
         started = time.monotonic()
-        source = _clips("source", composer.classes, training.recipe, epoch, composer.source_places)
-        taken = [training.step(batch) for batch in composer.epoch(source, epoch, steps)]
-        # The workers share one stream: who leaves it early keeps the others waiting.
-        for _ in source:
-            pass
+        taken = [training.step(batch) for batch in _epoch(training, composer, epoch, steps)]
         seconds = time.monotonic() - started
         line = {
             "backbone": training.backbone,
@@ -131,6 +131,27 @@ def _train(
             ray.train.report(line)
         if composer.rank == 0:
             ray.get(config["log"].add.remote(line))
+
+
+def _epoch(training: Training, composer: Composer, epoch: int, steps: int) -> Iterator[Batch]:
+    """One epoch's batches of this worker."""
+    source = _clips("source", composer.classes, training.recipe, epoch, composer.source_places)
+    yield from composer.epoch(source, epoch, steps)
+    # The workers share one stream: who leaves it early keeps the others waiting.
+    for _ in source:
+        pass
+
+
+def _observe(
+    training: Training, composer: Composer, done: _Finished, config: dict[str, Any]
+) -> None:
+    """Leave a backbone untrained, its BatchNorm statistics those of one epoch of the data."""
+    for batch in _epoch(training, composer, 0, config["steps"]):
+        training.observe(batch)
+    line = {"backbone": training.backbone, "epoch": 0, "epochs": 0, "step": 0}
+    _checkpoint(training, line, done, last=True)
+    if composer.rank == 0:
+        ray.get(config["log"].add.remote(line))
 
 
 class _Finished:

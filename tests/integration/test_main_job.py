@@ -7,12 +7,15 @@ import numpy as np
 import pyarrow.dataset as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import ray_asd
-from ray_asd import scores, tables
+from ray_asd import recipe, scores, tables
 from ray_asd.archive import manifest
 from ray_asd.errors import BadInput
-from tests.conftest import System, run_cli, run_whole_path
+from ray_asd.upstream import Classes, Training
+from ray_asd.upstream.weights import load_tensors
+from tests.conftest import TINY, System, run_cli, run_whole_path
 
 pytestmark = pytest.mark.integration
 
@@ -64,18 +67,25 @@ def test_training_left_its_record(system: System) -> None:
 
 
 @pytest.mark.slow
-def test_both_backbones_are_members_of_one_system(
+def test_both_backbones_are_members_beside_the_same_untrained(
     small_fleet: Path, held_ray: None, tmp_path: Path
 ) -> None:
-    made = run_whole_path(small_fleet, tmp_path, "demo")
-    for backbone in ("efficientnet", "transformer"):
-        assert (Path(made.upstream) / backbone / "weights.safetensors").exists()
-        assert len((Path(made.upstream) / backbone / "metrics.jsonl").read_text().splitlines()) == 2
+    made = run_whole_path(small_fleet, tmp_path, "demo_compared")
+    chosen = recipe.load("demo_compared", TINY)
+    classes = Classes.from_dict(json.loads((Path(made.upstream) / "classes.json").read_text()))
+    for backbone in chosen.trained_backbones():
+        left = load_tensors(Path(made.upstream) / backbone / "weights.safetensors")
+        first = Training(chosen, backbone, classes, 0, torch.device("cpu")).network.backbone
+        trained = not backbone.startswith("untrained")
+        lines = (Path(made.upstream) / backbone / "metrics.jsonl").read_text().splitlines()
+        assert len(lines) == (2 if trained else 1)
+        for name, parameter in first.named_parameters():
+            assert torch.equal(left[name], parameter) != trained, name
+        assert not torch.equal(left["entrance.running_mean"], torch.zeros(224))
     for row in ray_asd.read_scores(made.scores).to_pylist():
-        assert {member.split("/")[0] for member, _ in row["members"]} == {
-            "efficientnet",
-            "transformer",
-        }
+        untrained = row["ensemble"] == "untrained"
+        assert len(row["members"]) == 6
+        assert all(member.startswith("untrained") == untrained for member, _ in row["members"])
         assert row["score"] == pytest.approx(np.mean([s for _, s in row["members"]]), abs=1e-12)
 
 
