@@ -81,11 +81,37 @@ def index(
     result = ray_asd.index(root, out, layout=layout)
     if as_json:
         return _print_json(result)
-    table = Table("machine type", "train", "test", "unknown", box=None)
-    for name, splits in result["machines"].items():
-        table.add_row(name, *(str(splits.get(s, 0)) for s in ("train", "test", "unknown")))
-    _stdout().print(table)
+    _print_machines(result)
     _stdout().print(f"{result['recordings']} recordings in {out}", soft_wrap=True)
+
+
+@app.command()
+def download(
+    dataset: Annotated[str, typer.Argument(help="The data set: dcase2023.")],
+    out: Annotated[str, typer.Option(help="Folder of the recordings and their manifest.")],
+    machines: Annotated[
+        list[str] | None,
+        typer.Option("--machine", help="Only this machine type. May be repeated."),
+    ] = None,
+    parallel: Annotated[
+        int, typer.Option(min=1, max=16, help="Files that are fetched at once.")
+    ] = 4,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a published data set, check, unpack and index it; carries on after an interruption.
+
+    Example: ray-asd download dcase2023 --out dcase2023 --machine fan
+    """
+    result = ray_asd.download(dataset, out, machines=machines, parallel=parallel)
+    if as_json:
+        return _print_json(result)
+    _print_machines(result)
+    _stdout().print(
+        f"{result['fetched']} zips of {result['bytes'] / 1e9:.2f} GB fetched in "
+        f"{result['seconds']:.0f} s; {result['recordings']} recordings in {result['root']}, "
+        f"manifest in {result['manifest']}",
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -205,11 +231,25 @@ def score(
     split: Annotated[
         str | None, typer.Option(help="Only recordings of this split: train or test.")
     ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only recordings of this date or time, or later.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many recordings.")] = None,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Also what is scored already.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Embedding actors. Default: one a core.")
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Recordings in a block. Default: by their number.")
+    ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds that one clip may take. Default: 300."),
     ] = None,
     strict: Strict = False,
     address: Address = None,
@@ -225,12 +265,19 @@ def score(
         out,
         layout=layout,
         split=split,
+        since=since,
+        limit=limit,
+        rescore=rescore,
+        dry_run=dry_run,
         workers=workers,
         batch=batch,
+        patience_s=patience,
         address=address,
     )
     if as_json:
         _print_json(result)
+    elif dry_run:
+        _print_dry_run(result)
     else:
         reasons = ", ".join(f"{n} {reason}" for reason, n in result["reasons"].items())
         _stdout().print(
@@ -239,7 +286,7 @@ def score(
             f"{result['audio_hours']:.2f} audio hours in {result['seconds']:.0f} s; in {out}",
             soft_wrap=True,
         )
-    if strict and result["rejected"]:
+    if strict and result.get("rejected"):
         raise typer.Exit(3)
 
 
@@ -329,8 +376,30 @@ def _print_json(result: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
+def _print_machines(result: dict[str, Any]) -> None:
+    table = Table("machine type", "train", "test", "unknown", box=None)
+    for name, splits in result["machines"].items():
+        table.add_row(name, *(str(splits.get(s, 0)) for s in ("train", "test", "unknown")))
+    _stdout().print(table)
+
+
 def _figure(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}"
+
+
+def _print_dry_run(result: dict[str, Any]) -> None:
+    out = _stdout()
+    for name, count in sorted(result["machines"].items()):
+        out.print(f"{name}: {count} recordings", soft_wrap=True)
+    left = f", after {result['unfinished']} of a run broken off" if result["unfinished"] else ""
+    out.print(
+        f"{result['recordings']} recordings would be scored ({result['bytes'] / 1e6:.1f} MB)"
+        f"{left}; {result['skipped']} are scored already",
+        soft_wrap=True,
+    )
+    seconds = result["seconds"]
+    took = "no run to tell how long it takes" if seconds is None else f"about {seconds:.0f} s"
+    out.print(f"at the last run's speed: {took}")
 
 
 def _print_choices(result: dict[str, Any]) -> None:

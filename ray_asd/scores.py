@@ -92,6 +92,16 @@ def read_run(uri: str, run_id: str) -> dict[str, Any] | None:
     return run
 
 
+def last_run(uri: str) -> dict[str, Any] | None:
+    """What the last run under ``uri`` wrote, or None where there was none."""
+    folder = store.join(uri, "runs")
+    if not store.is_folder(folder):
+        return None
+    names = [e.relative for e in store.list_files(folder) if e.relative.endswith(".json")]
+    # Their names begin with the time at which they began.
+    return read_run(uri, max(names).removesuffix(".json")) if names else None
+
+
 def _read(uri: str, kind: str, columns: list[str]) -> pa.Table:
     folder = store.join(uri, kind)
     filesystem, path = store.resolve(folder)

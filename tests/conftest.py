@@ -1,12 +1,15 @@
 """What all tests share: a home of their own, a small fleet, and one Ray."""
 
+import logging
 import sys
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from pyarrow import fs
 
 from ray_asd.archive import fleet
 
@@ -58,6 +61,45 @@ def held_ray(_own_home: None) -> Iterator[None]:
 
     with session.session(cpus=2):
         yield
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An S3 bucket, served by moto on the loopback interface."""
+
+    endpoint: str
+    name: str
+
+    def uri(self, *names: str) -> str:
+        """A place in the bucket, as pyarrow.fs reads it."""
+        path = "/".join([self.name, *names])
+        return f"s3://{path}?scheme=http&region=us-east-1&endpoint_override={self.endpoint}"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Host and port of a store that speaks S3, in this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A new bucket; the environment holds the credentials, as it would anywhere."""
+    for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    made = Bucket(s3_endpoint, f"bucket-{uuid.uuid4().hex[:12]}")
+    filesystem = fs.S3FileSystem(
+        endpoint_override=s3_endpoint, scheme="http", region="us-east-1", allow_bucket_creation=True
+    )
+    filesystem.create_dir(made.name)
+    return made
 
 
 TINY = [

@@ -68,7 +68,7 @@ def test_a_file_changes_what_it_extends_and_null_removes(tmp_path) -> None:
         ("extends: demo\ndownstream: {detectors: {iforest: {kind: iforest}}}\n", "gmm, knn, lof"),
         ("extends: demo\nensembles: {all: {members: [x/y]}}\n", "efficientnet/knn"),
         ("name: bare\n", "extends: first_shot"),
-        ("extends: nowhere\n", "demo, first_shot"),
+        ("extends: nowhere\n", "demo, demo_compared, first_shot"),
         ("[1, 2\n", "not YAML"),
         ("just text\n", "no settings"),
         ("extends: !!python/object/apply:os.system [ls]\n", "not YAML"),

@@ -5,6 +5,8 @@ times as fast as separate stages. ``fit`` and ``score`` both embed through this 
 """
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,17 @@ import pyarrow as pa
 
 from ray_asd.archive import store
 from ray_asd.errors import Reason
-from ray_asd.frontend import Heard, Hearing, Missed, segment_frames, segments
+from ray_asd.frontend import (
+    Heard,
+    Hearing,
+    LogMel,
+    Missed,
+    segment_frames,
+    segments,
+    standardize,
+)
 from ray_asd.pipelines import columns
+from ray_asd.pipelines.in_flight import Guard
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import Encoder
 
@@ -33,6 +44,7 @@ class Embed:
         weights: dict[str, str],
         sections: list[Key] | None = None,
         threads: int = 1,
+        guard: Guard | None = None,
     ) -> None:
         """Load the backbones.
 
@@ -40,7 +52,10 @@ class Embed:
             weights: URIs of the trained backbones' weights, by name.
             sections: what is known; a recording of another (machine type, section) is rejected
                 without being decoded. None where all are wanted.
+            guard: keeps a recording that ends its process from ending the run; the recordings
+                come in shards then.
         """
+        self._guard = guard
         self._recipe = Recipe.model_validate(recipe)
         self._known = None if sections is None else {tuple(key) for key in sections}
         self._hearing = Hearing(self._recipe)
@@ -60,20 +75,51 @@ class Embed:
 
     def __call__(self, recordings: pa.Table) -> pa.Table:
         """One row a clip, in the order of the recordings; see :func:`columns.schema`."""
-        rows = [row for recording in recordings.to_pylist() for row in self._rows(recording)]
-        return pa.Table.from_pylist(rows, self._schema)
+        with ExitStack() as held:
+            may_touch, go_on = _always, _nothing
+            if self._guard is not None:
+                shard = recordings["shard"][0].as_py()
+                may_touch = held.enter_context(self._guard.shard(shard, self._hear_a_good_clip))
+                go_on = held.enter_context(self._guard.patience())
+            rows = [
+                row
+                for recording in recordings.to_pylist()
+                for row in self._rows(recording, may_touch, go_on)
+            ]
+            return pa.Table.from_pylist(rows, self._schema)
 
-    def _rows(self, recording: dict[str, Any]) -> list[dict[str, Any]]:
+    def _rows(
+        self,
+        recording: dict[str, Any],
+        may_touch: Callable[[str], bool],
+        go_on: Callable[[], None],
+    ) -> Iterator[dict[str, Any]]:
         key = (recording["machine_type"], recording["section"])
         if self._known is not None and key not in self._known:
             detail = f"the bundle knows no section {key[1]} of the machine type {key[0]}"
-            return [self._rejection(recording, Missed(0.0, 0.0, Reason.UNKNOWN_SECTION, detail))]
-        return [
-            self._rejection(recording, clip)
-            if isinstance(clip, Missed)
-            else self._embedded(recording, clip)
-            for clip in self._hearing(recording)
-        ]
+            yield self._rejection(recording, Missed(0.0, 0.0, Reason.UNKNOWN_SECTION, detail))
+        elif not may_touch(recording["uri"]):
+            detail = "it ended the process that read it, or kept it without end, twice"
+            yield self._rejection(recording, Missed(0.0, 0.0, Reason.CRASHED, detail))
+        else:
+            go_on()
+            for clip in self._hearing(recording):
+                go_on()
+                if isinstance(clip, Missed):
+                    yield self._rejection(recording, clip)
+                else:
+                    yield self._embedded(recording, clip)
+                go_on()
+
+    def _hear_a_good_clip(self) -> None:
+        """Pass a made-up clip through all that a recording passes but its decoder."""
+        seconds = self._recipe.clips.segment_s
+        rate = self._recipe.front_end.sample_rate_hz
+        noise = np.random.default_rng(0).standard_normal(round(seconds * rate), np.float32)
+        mel = LogMel(self._recipe.front_end)(standardize(noise))
+        pieces, _ = segments(mel, self._frames, self._recipe.clips.segments)
+        for encoder in self._encoders.values():
+            encoder.embed(pieces)
 
     def _embedded(self, recording: dict[str, Any], clip: Heard) -> dict[str, Any]:
         count = self._recipe.clips.segments
@@ -107,3 +153,11 @@ class Embed:
             "detail": clip.detail,
             "may_pass": clip.may_pass,
         }
+
+
+def _always(uri: str) -> bool:
+    return True
+
+
+def _nothing() -> None:
+    return None

@@ -39,8 +39,21 @@ class Pool:
         """One actor that needs little of a core."""
         return cls(1, _LIGHT_SHARE)
 
-    def stage(self, blocks: Dataset | list[pa.Table], actor: type, **settings: Any) -> Dataset:
-        """Pass blocks, as they are, through actors of the class ``actor``."""
+    def stage(
+        self,
+        blocks: Dataset | list[pa.Table],
+        actor: type,
+        retries: dict[str, int] = session.BOUNDED_RETRIES,
+        **settings: Any,
+    ) -> Dataset:
+        """Pass blocks, as they are, through actors of the class ``actor``.
+
+        Args:
+            blocks: what comes in.
+            actor: a class whose instances are called with a block.
+            retries: how often an actor that died is started again, and its block tried again.
+            settings: of the actor's constructor.
+        """
         dataset = ray.data.from_arrow(blocks) if isinstance(blocks, list) else blocks
         return dataset.map_batches(
             actor,
@@ -49,7 +62,7 @@ class Pool:
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=self.size),
             num_cpus=self.num_cpus,
-            ray_remote_args_fn=partial(dict, session.BOUNDED_RETRIES),
+            ray_remote_args_fn=partial(dict, retries),
         )
 
 

@@ -1,36 +1,25 @@
-"""Recordings → scores: one Ray Data stream from the manifest to Parquet.
-
-decode + mel + backbones (an actor pool) → one stage for each kind of detector → reducer. A block
-of the stream is a shard of the run's frozen plan; what the ledger holds is not scored again.
-"""
+"""Recordings → scores: what is to be scored, and one run over it."""
 
 from __future__ import annotations
 
-import platform
-import time
 import uuid
-from collections import Counter
-from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_asd import bundle as bundles
-from ray_asd import console, ledger, scores
+from ray_asd import console, lease, ledger, scores
 from ray_asd.archive import manifest, store
 from ray_asd.bundle import Bundle
-from ray_asd.errors import BadInput, RunFailed
-from ray_asd.ledger import Plan
-from ray_asd.pipelines import session
-from ray_asd.pipelines.embed import Embed
+from ray_asd.errors import BadInput
+from ray_asd.pipelines import in_flight, session
 from ray_asd.pipelines.index import listing
-from ray_asd.pipelines.plan import Pool, block_rows
-from ray_asd.pipelines.stages import Detect, Reduce
-from ray_asd.recipe import Recipe
+from ray_asd.pipelines.plan import block_rows
+from ray_asd.pipelines.score_run import Scoring
 
 
 def score(
@@ -40,8 +29,13 @@ def score(
     *,
     layout: str = "dcase",
     split: str | None = None,
+    since: str | None = None,
+    limit: int | None = None,
+    rescore: bool = False,
+    dry_run: bool = False,
     workers: int | None = None,
     batch: int | None = None,
+    patience_s: float | None = None,
     address: str | None = None,
 ) -> dict[str, Any]:
     """Score recordings with a bundle; every clip lands in scores or in rejections.
@@ -52,12 +46,20 @@ def score(
         out: the scores table's folder; what it holds under the same section digest is skipped.
         layout: how a folder's names are read.
         split: score recordings of this split only (``train`` or ``test``); all if None.
+        since: only recordings of this time or later: when they were recorded where the layout
+            says so, else when the file was last changed. ISO 8601, UTC where no zone is given.
+        limit: at most so many recordings, in the order of their URIs.
+        rescore: also what is scored already.
+        dry_run: say what would be scored, and score nothing.
         workers: embedding actors; one a core if None.
         batch: recordings in a block; chosen by their number if None.
+        patience_s: seconds that one clip may take; a recording that takes longer, or that ends
+            its worker, twice, is rejected as ``crashed``. :data:`in_flight.PATIENCE_S` if None.
         address: a Ray cluster's address; None starts a local Ray.
 
     Returns:
-        What ``runs/<run_id>.json`` holds: counts, seconds, audio hours.
+        What ``runs/<run_id>.json`` holds: counts, seconds, audio hours. Of a dry run, the counts
+        that are known before.
 
     Raises:
         BadInput: a source or a bundle that cannot be used.
@@ -67,21 +69,21 @@ def score(
     out = store.absolute(out)
     if store.exists(out) and not store.is_folder(out):
         raise BadInput(f"{out}: is a file; name a folder for the scores table")
-    left = ledger.unfinished(out)
-    if left is not None and left.bundle_id != loaded.bundle_id:
-        raise BadInput(
-            f"{out}: the run {left.run_id} with bundle {left.bundle_id} was never finished; run "
-            "it again with that bundle first, or score into another folder"
+    wanted = _Wanted(source, layout, split, since, limit, rescore)
+    if dry_run:
+        return _dry_run(wanted, loaded, out)
+    with ExitStack() as held:
+        scoring = Scoring(
+            loaded=loaded,
+            bundle=store.absolute(bundle),
+            out=out,
+            workers=workers,
+            patience_s=patience_s or in_flight.PATIENCE_S,
+            still_ours=held.enter_context(lease.held(out)),
+            hold_ray=held.enter_context(session.lazily(address)),
         )
-    with session.lazily(address) as hold:
-        stream = partial(_stream, loaded=loaded, bundle=bundle, out=out, workers=workers)
-        resumed = None
-        if left is not None:
-            console.say(f"score: finishing the run {left.run_id} first")
-            resumed = _run(left, stream, hold, out, skipped=0, recipe=loaded.recipe)
-        recordings = _recordings(source, layout, split)
-        todo = _without_done(recordings, loaded, out)
-        skipped = recordings.num_rows - todo.num_rows
+        resumed = _resume(scoring)
+        todo, skipped = wanted.recordings(loaded, out)
         if skipped:
             console.say(f"score: {skipped} recordings are in {out} already")
         if not todo.num_rows and resumed is not None:
@@ -95,56 +97,81 @@ def score(
             bundle_id=loaded.bundle_id,
             rows=batch or block_rows(todo.num_rows, workers),
         )
-        run = _run(plan, stream, hold, out, skipped=skipped, recipe=loaded.recipe)
+        run = scoring.run(plan, skipped=skipped)
     return run if resumed is None else {**run, "resumed": resumed}
 
 
-def _run(
-    plan: Plan,
-    stream: Callable[[Plan, list[pa.Table]], Any],
-    hold: Callable[[], None],
-    out: str,
-    *,
-    skipped: int,
-    recipe: Recipe,
-) -> dict[str, Any]:
-    """Score a plan's shards that are not committed, and write down what the run did."""
-    started = time.monotonic()
-    outcome = _Outcome()
-    shards = list(ledger.pending(out, plan).values())
-    recordings = sum(shard.num_rows for shard in shards)
-    if shards:
-        hold()
-        streaming = time.monotonic()
-        _consume(stream(plan, shards), recordings, outcome)
-        outcome.stream_s = time.monotonic() - streaming
-    run = {
-        "run_id": plan.run_id,
-        "bundle_id": plan.bundle_id,
-        "scores": out,
-        "night": plan.night,
-        "false_alarm_rate": recipe.false_alarm_rate,
-        "recordings": recordings,
+def _resume(scoring: Scoring) -> dict[str, Any] | None:
+    """Finish the run that was broken off, if there is one."""
+    left = ledger.unfinished(scoring.out)
+    if left is None:
+        return None
+    if left.bundle_id != scoring.loaded.bundle_id:
+        raise BadInput(
+            f"{scoring.out}: the run {left.run_id} with bundle {left.bundle_id} was never "
+            "finished; run it again with that bundle first, or score into another folder"
+        )
+    console.say(f"score: finishing the run {left.run_id} first")
+    return scoring.run(left, skipped=0)
+
+
+def _dry_run(wanted: _Wanted, loaded: Bundle, out: str) -> dict[str, Any]:
+    """What a run would do, and how long it would take at the last run's speed."""
+    todo, skipped = wanted.recordings(loaded, out)
+    left = ledger.unfinished(out)
+    resumed = 0 if left is None else sum(t.num_rows for t in ledger.pending(out, left).values())
+    last = scores.last_run(out)
+    rate = last["scored"] / last["seconds"] if last and last["scored"] and last["seconds"] else None
+    machines = todo["machine_type"].value_counts().to_pylist()
+    return {
+        "recordings": todo.num_rows,
         "skipped": skipped,
-        **outcome.summary(),
-        "seconds": round(time.monotonic() - started, 1),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("ray-asd", "ray", "torch")},
-        },
+        "unfinished": resumed,
+        "bytes": pc.sum(todo["bytes"]).as_py() or 0,
+        "machines": {row["values"]: row["counts"] for row in machines},
+        "seconds": None if rate is None else round((todo.num_rows + resumed) / rate, 1),
     }
-    if plan.recordings.num_rows:
-        scores.write_run(out, run)
-        ledger.finish(out, plan)
-    return run
 
 
-def _recordings(source: str, layout: str, split: str | None) -> pa.Table:
-    is_folder = store.is_folder(source)
-    recordings = listing(source, layout).table if is_folder else manifest.read(source)
-    if split is not None:
-        recordings = recordings.filter(pc.equal(recordings["split"], split))
-    return recordings
+@dataclass(frozen=True)
+class _Wanted:
+    """Which recordings a call asks for."""
+
+    source: str
+    layout: str
+    split: str | None
+    since: str | None
+    limit: int | None
+    rescore: bool
+
+    def recordings(self, loaded: Bundle, out: str) -> tuple[pa.Table, int]:
+        """Those that are to be scored, and how many are skipped since they are scored already."""
+        since = None if self.since is None else _moment(self.since)
+        if store.is_folder(self.source):
+            found = listing(self.source, self.layout).table
+        else:
+            found = manifest.read(self.source)
+        if self.split is not None:
+            found = found.filter(pc.equal(found["split"], self.split))
+        if since is not None:
+            changed = found["modified_ns"].cast(pa.timestamp("ns", "UTC"))
+            when = pc.coalesce(found["recorded_at"].cast(changed.type), changed)
+            found = found.filter(pc.greater_equal(when, pa.scalar(since, changed.type)))
+        todo = found if self.rescore else _without_done(found, loaded, out)
+        skipped = found.num_rows - todo.num_rows
+        if self.limit is not None:
+            todo = todo.sort_by("uri").slice(0, self.limit)
+        return todo, skipped
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(
+            f"--since {text}: not a date or time; write 2026-11-22 or 2026-11-22T06:00:00+01:00"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _without_done(recordings: pa.Table, bundle: Bundle, out: str) -> pa.Table:
@@ -160,83 +187,3 @@ def _without_done(recordings: pa.Table, bundle: Bundle, out: str) -> pa.Table:
         )
     ]
     return recordings.filter(pa.array(keep, pa.bool_()))
-
-
-def _stream(
-    plan: Plan,
-    shards: list[pa.Table],
-    *,
-    loaded: Bundle,
-    bundle: str,
-    out: str,
-    workers: int | None,
-) -> Any:
-    """The Ray Data stream over shards, a block each; its rows are those of :class:`Reduce`."""
-    recipe, light = loaded.recipe, Pool.light()
-    pool = Pool.heavy(len(shards), workers)
-    place = store.absolute(bundle)
-    dataset = pool.stage(
-        shards,
-        Embed,
-        recipe=recipe.model_dump(),
-        weights={
-            n: store.join(place, "backbones", f"{n}.safetensors") for n in recipe.upstream.backbones
-        },
-        sections=[list(key) for key in loaded.digests],
-    )
-    for kind in sorted({detector.kind for detector in recipe.downstream.detectors.values()}):
-        dataset = light.stage(dataset, Detect, bundle=place, kind=kind)
-    return light.stage(dataset, Reduce, bundle=place, out=out, run_id=plan.run_id, night=plan.night)
-
-
-class _Outcome:
-    """What became of the clips."""
-
-    def __init__(self) -> None:
-        self.scored = 0
-        self.scored_s = 0.0
-        self.stream_s = 0.0
-        self.reasons: Counter[str] = Counter()
-
-    def add(self, block: pa.Table) -> None:
-        """Count a block that the reducer has published."""
-        for duration_s, reason in zip(
-            block["duration_s"].to_pylist(), block["reason"].to_pylist(), strict=True
-        ):
-            if reason is None:
-                self.scored += 1
-                self.scored_s += duration_s
-            else:
-                self.reasons[reason] += 1
-
-    def summary(self) -> dict[str, Any]:
-        """Counts, hours and speed, fit for JSON."""
-        hours = self.scored_s / 3600
-        return {
-            "scored": self.scored,
-            "rejected": sum(self.reasons.values()),
-            "reasons": dict(sorted(self.reasons.items())),
-            "audio_hours": round(hours, 4),
-            "audio_hours_per_hour": round(hours / self.stream_s * 3600, 1) if self.stream_s else 0,
-        }
-
-
-def _consume(dataset: Any, recordings: int, outcome: _Outcome) -> None:
-    with console.track("score", recordings, "recordings") as advance:
-        try:
-            for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                outcome.add(block)
-                rejected = sum(outcome.reasons.values())
-                note = f"({rejected} rejected)" if rejected else ""
-                advance(len(set(block["uri"].to_pylist())), note)
-        except Exception as error:
-            raise RunFailed(
-                f"scoring broke off after {outcome.scored} clips: {_in_a_line(error)}; what is "
-                "published stays: run the same command again to carry on"
-            ) from error
-
-
-def _in_a_line(error: Exception) -> str:
-    cause = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1].strip() if lines else ''}"

@@ -4,16 +4,14 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import ray_asd
-from tests.conftest import TINY, children_of
+from tests.conftest import TINY
+from tests.faults.commands import END_S, START_S, Command, wait_for
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
@@ -25,8 +23,6 @@ upstream:
   checkpoint_epochs: 2
 """
 EPOCHS = 40
-# Of patience: a busy machine takes minutes to start Ray and torch in every process.
-START_S, END_S = 500, 600
 
 
 @pytest.fixture
@@ -54,14 +50,6 @@ def lines_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_for(what: Callable[[], bool], seconds: float, alive: Callable[[], bool]) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert alive(), "it ended too early"
-        assert time.monotonic() < until, "it takes too long"
-        time.sleep(0.1)
-
-
 def check_the_whole_schedule(run: Path, epochs: int) -> None:
     """Every epoch once, in order, each with its own steps and the one-cycle rate of its place."""
     lines = lines_of(run)
@@ -86,45 +74,6 @@ def check_the_whole_schedule(run: Path, epochs: int) -> None:
     expected = rates[steps - 1 :: steps]
     assert [line["learning_rate"] for line in lines] == pytest.approx(expected)
     assert all(math.isfinite(line["loss"]) for line in lines)
-
-
-class Command:
-    """``ray-asd train`` in a process group of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "from ray_asd.cli import main; main()", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def workers(self) -> list[int]:
-        """Processes of its Train workers."""
-        return [
-            pid
-            for pid, name in children_of(self.process.pid).items()
-            if name.startswith("ray::RayTrainWorker")
-        ]
-
-    def kill(self) -> None:
-        """SIGKILL, without a chance to tidy up; and then what it leaves behind, by their ids."""
-        left = children_of(self.process.pid)
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-
-    def end(self, seconds: float) -> tuple[int, str]:
-        _, said = self.process.communicate(timeout=seconds)
-        return self.process.returncode, said
 
 
 @pytest.fixture
@@ -156,7 +105,7 @@ def test_a_killed_worker_costs_the_epochs_since_the_last_checkpoint(
     run = tmp_path / "run"
     command = train()
     wait_for(lambda: len(lines_of(run)) >= 5, START_S, command.alive)
-    (first, *_) = command.workers()
+    (first, *_) = command.workers("RayTrainWorker")
     os.kill(first, signal.SIGKILL)
     before = len(lines_of(run))
     assert before < EPOCHS

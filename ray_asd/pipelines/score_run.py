@@ -1,0 +1,159 @@
+"""One run over a frozen plan: a Ray Data stream from recordings to published shards.
+
+decode + mel + backbones (an actor pool) → one stage for each kind of detector → reducer. A block
+of the stream is a shard of the plan; what the ledger holds is not scored again.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from ray_asd import console, ledger, scores
+from ray_asd.archive import store
+from ray_asd.bundle import Bundle
+from ray_asd.errors import RunFailed
+from ray_asd.ledger import Plan
+from ray_asd.pipelines import in_flight
+from ray_asd.pipelines.embed import Embed
+from ray_asd.pipelines.plan import Pool
+from ray_asd.pipelines.stages import Detect, Reduce
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What all runs of one call of :func:`ray_asd.score` share."""
+
+    loaded: Bundle
+    bundle: str
+    out: str
+    workers: int | None
+    patience_s: float
+    still_ours: Callable[[], None]
+    """raises where another run has taken the scores table over"""
+    hold_ray: Callable[[], None]
+
+    def run(self, plan: Plan, *, skipped: int) -> dict[str, Any]:
+        """Score a plan's shards that are not committed, and write down what the run did.
+
+        Raises:
+            RunFailed: the stream broke off.
+        """
+        started = time.monotonic()
+        outcome = _Outcome()
+        shards = list(ledger.pending(self.out, plan).values())
+        recordings = sum(shard.num_rows for shard in shards)
+        if shards:
+            self.hold_ray()
+            streaming = time.monotonic()
+            self._consume(self._stream(plan, shards), recordings, outcome)
+            outcome.stream_s = time.monotonic() - streaming
+        run = {
+            "run_id": plan.run_id,
+            "bundle_id": plan.bundle_id,
+            "scores": self.out,
+            "night": plan.night,
+            "false_alarm_rate": self.loaded.recipe.false_alarm_rate,
+            "recordings": recordings,
+            "skipped": skipped,
+            **outcome.summary(),
+            "seconds": round(time.monotonic() - started, 1),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("ray-asd", "ray", "torch")},
+            },
+        }
+        if plan.recordings.num_rows:
+            scores.write_run(self.out, run)
+            ledger.finish(self.out, plan)
+        return run
+
+    def _stream(self, plan: Plan, shards: list[pa.Table]) -> Any:
+        """The Ray Data stream over shards, a block each; its rows are those of :class:`Reduce`."""
+        recipe, light = self.loaded.recipe, Pool.light()
+        watched = in_flight.start(sum(shard.num_rows for shard in shards))
+        backbones = store.join(self.bundle, "backbones")
+        dataset = Pool.heavy(len(shards), self.workers).stage(
+            shards,
+            Embed,
+            retries=in_flight.RETRIES,
+            guard=in_flight.Guard(watched, self.patience_s),
+            recipe=recipe.model_dump(),
+            weights={
+                name: store.join(backbones, f"{name}.safetensors")
+                for name in recipe.trained_backbones()
+            },
+            sections=[list(key) for key in self.loaded.digests],
+        )
+        for kind in sorted({detector.kind for detector in recipe.downstream.detectors.values()}):
+            dataset = light.stage(dataset, Detect, bundle=self.bundle, kind=kind)
+        return light.stage(
+            dataset,
+            Reduce,
+            bundle=self.bundle,
+            out=self.out,
+            run_id=plan.run_id,
+            night=plan.night,
+        )
+
+    def _consume(self, dataset: Any, recordings: int, outcome: _Outcome) -> None:
+        with console.track("score", recordings, "recordings") as advance:
+            try:
+                for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                    self.still_ours()
+                    outcome.add(block)
+                    rejected = sum(outcome.reasons.values())
+                    note = f"({rejected} rejected)" if rejected else ""
+                    advance(len(set(block["uri"].to_pylist())), note)
+            except RunFailed:
+                raise
+            except Exception as error:
+                raise RunFailed(
+                    f"scoring broke off after {outcome.scored} clips: {_in_a_line(error)}; what "
+                    "is published stays: run the same command again to carry on"
+                ) from error
+
+
+class _Outcome:
+    """What became of the clips."""
+
+    def __init__(self) -> None:
+        self.scored = 0
+        self.scored_s = 0.0
+        self.stream_s = 0.0
+        self.reasons: Counter[str] = Counter()
+
+    def add(self, block: pa.Table) -> None:
+        """Count a block that the reducer has published."""
+        for duration_s, reason in zip(
+            block["duration_s"].to_pylist(), block["reason"].to_pylist(), strict=True
+        ):
+            if reason is None:
+                self.scored += 1
+                self.scored_s += duration_s
+            else:
+                self.reasons[reason] += 1
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, hours and speed, fit for JSON."""
+        hours = self.scored_s / 3600
+        return {
+            "scored": self.scored,
+            "rejected": sum(self.reasons.values()),
+            "reasons": dict(sorted(self.reasons.items())),
+            "audio_hours": round(hours, 4),
+            "audio_hours_per_hour": round(hours / self.stream_s * 3600, 1) if self.stream_s else 0,
+        }
+
+
+def _in_a_line(error: Exception) -> str:
+    cause = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1].strip() if lines else ''}"
