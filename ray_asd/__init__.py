@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_asd.pipelines.demo import demo
+    from ray_asd.pipelines.download import download
     from ray_asd.pipelines.evaluate import evaluate
     from ray_asd.pipelines.fit import fit
     from ray_asd.pipelines.index import index
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "demo": "ray_asd.pipelines.demo",
+    "download": "ray_asd.pipelines.download",
     "evaluate": "ray_asd.pipelines.evaluate",
     "fit": "ray_asd.pipelines.fit",
     "index": "ray_asd.pipelines.index",
@@ -33,6 +35,7 @@ _HOMES = {
 
 __all__ = [
     "demo",
+    "download",
     "evaluate",
     "fit",
     "index",

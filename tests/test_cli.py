@@ -63,6 +63,8 @@ def test_names_that_fit_no_layout_are_left_out_with_a_warning(
         (["evaluate", "{tmp}/empty"], "empty"),
         (["evaluate", "{tmp}/nowhere"], "nowhere"),
         (["evaluate", "{tmp}/empty", "--year", "1999"], "--year 1999"),
+        (["download", "dcase1999", "--out", "{tmp}/d"], "there are dcase2023"),
+        (["download", "dcase2023", "--out", "{listed}"], "wants a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -91,7 +93,17 @@ def test_wrong_usage_is_exit_code_2(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_of_every_verb_fits_80_columns(capfd: pytest.CaptureFixture[str]) -> None:
-    for verb in ("demo", "index", "train", "fit", "score", "evaluate", "submit", "tune"):
+    for verb in (
+        "demo",
+        "index",
+        "download",
+        "train",
+        "fit",
+        "score",
+        "evaluate",
+        "submit",
+        "tune",
+    ):
         code, out, _ = run_cli(verb, "--help", columns=80, capfd=capfd)
         assert code == 0
         assert f"ray-asd {verb}" in out
