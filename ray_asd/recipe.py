@@ -262,7 +262,7 @@ Reference = Literal["all", "source", "target", "held_out"]
 class Downstream(Settings):
     """The detectors and what they are fitted on."""
 
-    precision: Literal["fp32"]
+    precision: Literal["fp32", "bf16"]
     reference: Reference
     pseudo_normals: Annotated[int, Field(ge=0)]
     folds: Annotated[int, Field(ge=2)]

@@ -67,6 +67,7 @@ class Embed:
                 mels=self._recipe.front_end.mels,
                 frames=self._frames,
                 embedding=self._recipe.upstream.embedding,
+                precision=self._recipe.downstream.precision,
                 threads=threads,
             )
             for name, settings in self._recipe.upstream.backbones.items()

@@ -26,6 +26,8 @@ class Encoder:
         mels: bands of a segment.
         frames: frames of a segment.
         embedding: length of an embedding.
+        precision: ``bf16`` runs a trained trunk in bfloat16, between entrance and neck in
+            float32; a kind that is not trained stays in float32.
         threads: set for the whole process where given: a reused worker keeps an older number.
         device: where to run.
 
@@ -41,6 +43,7 @@ class Encoder:
         mels: int,
         frames: int,
         embedding: int,
+        precision: str = "fp32",
         threads: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -61,10 +64,14 @@ class Encoder:
         self._backbone.eval().requires_grad_(False)
         self._backbone.trunk.fold()
         self._backbone.to(self._device)
+        self._bf16 = precision == "bf16" and settings.trained
 
     @torch.inference_mode()
     def embed(self, segments: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(segments, mels, frames) log-mel → (segments, the backbone's embedding width)."""
         mels = torch.from_numpy(np.ascontiguousarray(segments)).to(self._device)
-        embeddings: npt.NDArray[np.float32] = self._backbone(mels).cpu().numpy()
+        entered = self._backbone.entrance(mels)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            features = self._backbone.trunk(entered)
+        embeddings: npt.NDArray[np.float32] = self._backbone.neck(features.float()).cpu().numpy()
         return embeddings

@@ -57,6 +57,21 @@ def test_it_embeds_as_the_trained_backbone_and_always_alike(name: str, tmp_path:
     assert encoder.embed(SEGMENTS).tobytes() == embeddings.tobytes()
 
 
+@pytest.mark.parametrize("name", ["efficientnet", "transformer"])
+def test_bf16_rounds_the_trunk_and_nothing_else_changes(name: str) -> None:
+    weights = pack_weights(trained(name))
+    full, half = (
+        Encoder(SETTINGS[name], weights, **SHAPE, precision=precision).embed(SEGMENTS)
+        for precision in ("fp32", "bf16")
+    )
+    assert half.dtype == np.float32
+    assert not np.array_equal(half, full)
+    cosines = (half * full).sum(1) / np.linalg.norm(half, axis=1) / np.linalg.norm(full, axis=1)
+    assert cosines.min() > 0.98
+    again = Encoder(SETTINGS[name], weights, **SHAPE, precision="bf16").embed(SEGMENTS)
+    assert again.tobytes() == half.tobytes()
+
+
 def test_folding_leaves_no_batch_normalization_in_the_trunk() -> None:
     backbone = fresh("efficientnet").eval()
     backbone.trunk.fold()
