@@ -177,7 +177,10 @@ def _fitted(references: dict[Key, dict[str, ReferenceSet]], recipe: Recipe) -> d
             (done,), _ = ray.wait(list(pending), num_returns=1)
             key = pending.pop(done)
             sections[key] = ray.get(done)
-            if warning := sections[key].trust.get("warning"):
-                console.warn(f"{key[0]} section {key[1]}: {warning}")
             advance(1, "")
+    trusts = {key: fitted.trust.get("warning") for key, fitted in sorted(sections.items())}
+    console.warn_some(
+        "calibration",
+        [f"{key[0]} section {key[1]}: {line}" for key, line in trusts.items() if line],
+    )
     return sections

@@ -1,8 +1,9 @@
 """Upstream runs → a recipe: which detectors, and which of them together, by Ray Tune.
 
-Beside ``RECIPE`` come ``RECIPE.trials.csv``, a line a trial, and ``RECIPE.tune/`` with the
-embeddings and every trial's scores, from which the same command carries on after a kill. Ray
-Tune's own state is pickled, and so is never read back.
+Beside ``RECIPE`` come ``RECIPE.trials.csv``, a line a trial, ``RECIPE.trials.svg``, what each
+detector reaches by its size, and ``RECIPE.tune/`` with the embeddings and every trial's scores,
+from which the same command carries on after a kill. Ray Tune's own state is pickled, and so is
+never read back.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ray_asd.pipelines import (
     fit,
     session,
     tune_data,
+    tune_plot,
     tune_search,
     tune_select,
     tune_space,
@@ -107,9 +109,12 @@ def tune(
     _write(out, _header(choice, objective) + written.to_yaml())
     table = f"{store.absolute(out)}.trials.csv"
     _write(table, _table(found.done, choice))
+    picture = f"{store.absolute(out)}.trials.svg"
+    store.write_atomic(picture, tune_plot.plot(found.done, choice.drawn))
     return {
         "recipe": out,
         "trials_table": table,
+        "trials_plot": picture,
         "upstream": choice.trials[0].run,
         "objective": objective,
         "trials": len(found.done),
@@ -192,8 +197,7 @@ def _table(done: list[Done], choice: Choice) -> str:
         lines.append(
             {"member": member, **about, **detector, **figures, "seconds": round(one.seconds, 3)}
         )
-    order = next(name for name in OBJECTIVES if choice.figures[name] is not None)
-    lines.sort(key=lambda line: -(line[order] or 0.0))
+    lines.sort(key=lambda line: -(line[choice.drawn] or 0.0))
     names = list(dict.fromkeys(name for line in lines for name in line))
     table = pa.table({name: [line.get(name) for line in lines] for name in names})
     text = io.BytesIO()

@@ -51,6 +51,11 @@ class Choice:
     figures: dict[str, float | None]
     """Of the whole ensemble, by every objective that can be measured."""
 
+    @property
+    def drawn(self) -> str:
+        """The objective that trials are ordered and drawn by: with labels where there are any."""
+        return next(name for name in OBJECTIVES if self.figures[name] is not None)
+
 
 def greedy(candidates: Mapping[Any, npt.NDArray[np.float64]], judge: Judge) -> list[Any]:
     """Members by greedy forward selection without replacement.

@@ -46,6 +46,8 @@ def test_the_sweep_and_what_comes_of_it(
     with open(first["trials_table"], newline="") as file:
         table = list(csv.DictReader(file))
     assert len(table) == 8
+    picture = Path(first["trials_plot"]).read_text()
+    assert all(f"<!-- {text} -->" in picture for text in ("knn", "lof", "official score"))
     assert sum(bool(line["member"]) for line in table) == len(first["members"])
 
     # A driver that is killed leaves the trials that it has recorded: half of them here.

@@ -8,7 +8,7 @@ import pytest
 from ray_asd import metrics, recipe
 from ray_asd.downstream import ReferenceSet
 from ray_asd.errors import BadInput
-from ray_asd.pipelines import tune_search, tune_select, tune_space, tune_trial
+from ray_asd.pipelines import tune_plot, tune_search, tune_select, tune_space, tune_trial
 from ray_asd.pipelines.tune_select import Done
 from ray_asd.pipelines.tune_trial import Clips
 
@@ -277,3 +277,23 @@ def test_without_optuna_the_search_says_what_to_install(monkeypatch):
     monkeypatch.setattr(tune_search, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match="pip install optuna"):
         tune_search.check("optuna", 5)
+
+
+def test_the_plot_shows_the_best_trial_of_each_size():
+    trials = small(settings={"size": [1, 4]}, references=["all", "source"]).grid(RUNS)
+    done = _done(_clips(3, 0.4), [t for t in trials if t.backbone == "efficientnet"])
+    lines = tune_plot._lines(done, "official_score")
+    assert {kind for kind, _ in lines} == {one.trial.detector.kind for one in done}
+    for (kind, name), best in lines.items():
+        for size, reached in best.items():
+            alike = [
+                one.figure("official_score")
+                for one in done
+                if (one.trial.detector.kind, one.trial.detector.size) == (kind, size)
+                and name.startswith(f"efficientnet, {one.trial.detector.per}")
+            ]
+            assert reached in alike
+            assert reached <= max(alike)
+    picture = tune_plot.plot(done, "official_score").decode()
+    assert all(f"<!-- {kind} -->" in picture for kind, _ in lines)
+    assert "<!-- official score -->" in picture
