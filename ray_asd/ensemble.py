@@ -147,18 +147,9 @@ class Calibration:
     members: dict[str, Standard]
     ensembles: dict[str, Reference]
 
-    def standardize(
-        self, raw: Mapping[str, Scores], by: Literal["reference", "batch"] = "reference"
-    ) -> dict[str, Scores]:
-        """Members' scores in standard deviations above normal, in the shape that they come in.
-
-        ``batch`` takes mean and deviation from the scores themselves, as challenge entries did:
-        for comparison, since a score then depends on its batch.
-        """
-        return {
-            name: (self.members[name] if by == "reference" else Standard.of(scores)).apply(scores)
-            for name, scores in raw.items()
-        }
+    def standardize(self, raw: Mapping[str, Scores]) -> dict[str, Scores]:
+        """Members' scores in standard deviations above normal, in the shape that they come in."""
+        return {name: self.members[name].apply(scores) for name, scores in raw.items()}
 
     def combine(self, ensemble: str, standardized: Mapping[str, Scores]) -> Scores:
         """The ensemble's scores, in the shape that its members' come in."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from ray_asd import challenge, metrics, scores
+from ray_asd import ensemble as ensembles
 from ray_asd.archive import store
 from ray_asd.errors import BadInput
+
+Standardize = Literal["reference", "batch"]
 
 
 def evaluate(
@@ -19,6 +22,7 @@ def evaluate(
     ensemble: str | None = None,
     year: int = 2023,
     members: bool = False,
+    standardize: Standardize = "reference",
     strict: bool = False,
 ) -> dict[str, Any]:
     """Compute the official figures of a scores table, or of a folder of challenge CSVs.
@@ -29,6 +33,8 @@ def evaluate(
         ensemble: which ensemble is evaluated; the first by name if None.
         year: whose challenge's definition holds.
         members: also evaluate each member's own standardized score.
+        standardize: ``batch`` standardizes by the test clips' own scores, section by section, as
+            challenge entries did: to compare with, for a score then depends on its company.
         strict: a section that cannot be evaluated is an error.
 
     Returns:
@@ -48,9 +54,14 @@ def evaluate(
         result = evaluation.to_dict()
     else:
         table = _labelled(test_clips(scores_uri, ensemble), scores_uri)
-        evaluation = metrics.evaluate(
-            _rows(table, table["score"].to_pylist()), year, _aimed_at(scores_uri, table)
-        )
+        record = scores.read_run(scores_uri, table["run_id"][0].as_py()) or {}
+        if standardize == "batch":
+            rows = _rows(table, _by_batch(table, record, scores_uri), decided=False)
+            evaluation = metrics.evaluate(rows, year)
+        else:
+            # The false-alarm rate that the run aimed at, where its record is still there.
+            rows = _rows(table, table["score"].to_pylist())
+            evaluation = metrics.evaluate(rows, year, record.get("false_alarm_rate"))
         result = {**evaluation.to_dict(), "ensemble": table["ensemble"][0].as_py()}
         if members:
             by_member = [dict(row) for row in table["members"].to_pylist()]
@@ -95,7 +106,7 @@ def _labelled(table: pa.Table, uri: str) -> pa.Table:
     return table
 
 
-def _rows(table: pa.Table, values: list[float]) -> metrics.Rows:
+def _rows(table: pa.Table, values: list[float], decided: bool = True) -> metrics.Rows:
     machine_type, section, domain, label = (
         np.array(table[name].to_pylist()) for name in ("machine_type", "section", "domain", "label")
     )
@@ -105,11 +116,25 @@ def _rows(table: pa.Table, values: list[float]) -> metrics.Rows:
         domain,
         label,
         score=np.array(values, np.float64),
-        decision=np.array(table["decision"].to_pylist(), np.int8),
+        decision=np.array(table["decision"].to_pylist(), np.int8) if decided else None,
     )
 
 
-def _aimed_at(uri: str, table: pa.Table) -> float | None:
-    """The false-alarm rate that the run aimed at, where its record is still there."""
-    record = scores.read_run(uri, table["run_id"][0].as_py())
-    return None if record is None else record.get("false_alarm_rate")
+def _by_batch(table: pa.Table, record: dict[str, Any], uri: str) -> list[float]:
+    """The ensemble's scores with the members standardized by these very clips.
+
+    Raises:
+        BadInput: the run's record, which says how members are combined, is gone.
+    """
+    how = record.get("combine", {}).get(table["ensemble"][0].as_py())
+    if how is None:
+        raise BadInput(f"{uri}: runs/ does not say how its members are combined; score anew")
+    raw = [dict(row) for row in table["members_raw"].to_pylist()]
+    keys = list(zip(table["machine_type"].to_pylist(), table["section"].to_pylist(), strict=True))
+    scores_of = np.empty(len(keys))
+    for key in set(keys):
+        rows = [i for i, other in enumerate(keys) if other == key]
+        columns = [np.array([raw[i][member] for i in rows]) for member in raw[rows[0]]]
+        standardized = [ensembles.Standard.of(column).apply(column) for column in columns]
+        scores_of[rows] = ensembles.combine(standardized, how)
+    return list(scores_of)

@@ -61,6 +61,9 @@ class Scoring:
             "scores": self.out,
             "night": plan.night,
             "false_alarm_rate": self.loaded.recipe.false_alarm_rate,
+            "combine": {
+                name: ensemble.combine for name, ensemble in self.loaded.recipe.ensembles.items()
+            },
             "recordings": recordings,
             "skipped": skipped,
             **outcome.summary(),

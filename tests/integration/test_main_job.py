@@ -8,6 +8,7 @@ import pyarrow.dataset as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 import ray_asd
 from ray_asd import recipe, scores, tables
@@ -133,6 +134,24 @@ def test_evaluate_prints_and_returns_the_same_figures(
     code, out, _ = run_cli("evaluate", system.scores, capfd=capfd)
     assert code == 0
     assert f"official score: {result['official_score']:.4f}" in out
+
+
+def test_batch_statistics_standardize_by_the_test_clips_themselves(
+    system: System, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = ray_asd.read_scores(system.scores).to_pandas()
+    code, out, err = run_cli(
+        "evaluate", system.scores, "--standardize", "batch", "--json", capfd=capfd
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    for machine_type, own in table.groupby("machine_type"):
+        raw = np.array([[value for _, value in row] for row in own["members_raw"]])
+        score = ((raw - raw.mean(0)) / raw.std(0)).mean(1)
+        anomalous = own["label"] == "anomaly"
+        expected = roc_auc_score(anomalous, score, max_fpr=0.1)
+        assert found["machines"][machine_type]["00"]["pauc"] == pytest.approx(expected, abs=1e-12)
+    assert "false_alarms" not in found
 
 
 def test_without_target_clips_a_machine_type_is_left_out_with_the_reason(

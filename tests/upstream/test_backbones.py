@@ -58,7 +58,7 @@ def test_pretrained_weights_that_cannot_be_had_are_named(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    settings = EfficientNet(kind="efficientnet_b0", pretrained=True)
+    settings = EfficientNet(kind="efficientnet_b0", pretrained=True, frozen=False)
     with pytest.raises(BadInput, match=r"pretrained: true.*set pretrained: false"):
         build_backbone(settings, mels=224, frames=126, embedding=128)
 
