@@ -15,20 +15,19 @@ Under ``SCORES/ledger/``:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pd
 import pyarrow.parquet as pq
 
 from ray_asd import tables
 from ray_asd.archive import store
 from ray_asd.errors import BadInput
-
-Key = tuple[str, str, str]
-"""URI, fingerprint and section digest."""
 
 COMMITS = pa.schema(
     [
@@ -154,16 +153,55 @@ def finish(uri: str, plan: Plan) -> None:
     store.write_atomic(store.join(uri, "ledger", "plans", f"{plan.run_id}.done"), b"")
 
 
-def done(uri: str) -> set[Key]:
-    """Recordings that are scored or finally rejected, each under its section's digest."""
+def without_done(
+    uri: str, recordings: pa.Table, digests: Mapping[tuple[str, str], str]
+) -> pa.Table:
+    """The recordings that are neither scored nor finally rejected under their section's digest.
+
+    Args:
+        uri: the scores table.
+        recordings: a manifest's rows.
+        digests: section digests by (machine type, section); unknown ones have an empty digest.
+    """
     folder = store.join(uri, "ledger", "shards")
-    if not store.is_folder(folder):
-        return set()
+    if not store.is_folder(folder) or not recordings.num_rows:
+        return recordings
     filesystem, path = store.resolve(folder)
-    dataset = pd.dataset(path, filesystem=filesystem, format="parquet", schema=COMMITS)
-    rows = dataset.to_table(filter=pd.field("final"))
-    columns = (rows[name].to_pylist() for name in ("uri", "fingerprint", "section_digest"))
-    return set(zip(*columns, strict=True))
+    commits = pd.dataset(path, filesystem=filesystem, format="parquet", schema=COMMITS)
+    done = commits.to_table(columns=list(_KEY), filter=pd.field("final"))
+    if not done.num_rows:
+        return recordings
+    # Columns, and not a set of Python's: a million recordings are then some hundred megabytes.
+    asked = pa.table(
+        {
+            "uri": recordings["uri"],
+            "fingerprint": recordings["fingerprint"],
+            "section_digest": _digests_of(recordings, digests),
+            "row": pa.array(np.arange(recordings.num_rows)),
+        }
+    )
+    left = asked.join(done, keys=list(_KEY), join_type="left anti")
+    return recordings.take(left["row"].combine_chunks().sort())
+
+
+_KEY = ("uri", "fingerprint", "section_digest")
+
+
+def _digests_of(
+    recordings: pa.Table, digests: Mapping[tuple[str, str], str]
+) -> pa.ChunkedArray | pa.Array:
+    machines, sections = (
+        recordings[name].combine_chunks().dictionary_encode()
+        for name in ("machine_type", "section")
+    )
+    width = max(1, len(sections.dictionary))
+    pairs = pc.add(pc.multiply(machines.indices.cast(pa.int64()), width), sections.indices)
+    table = [
+        digests.get((machine, section), "")
+        for machine in machines.dictionary.to_pylist()
+        for section in sections.dictionary.to_pylist()
+    ]
+    return pa.array(table, pa.string()).take(pairs)
 
 
 def _runs(values: list[Any]) -> Iterator[tuple[int, int]]:

@@ -157,7 +157,7 @@ class _Wanted:
             changed = found["modified_ns"].cast(pa.timestamp("ns", "UTC"))
             when = pc.coalesce(found["recorded_at"].cast(changed.type), changed)
             found = found.filter(pc.greater_equal(when, pa.scalar(since, changed.type)))
-        todo = found if self.rescore else _without_done(found, loaded, out)
+        todo = found if self.rescore else ledger.without_done(out, found, loaded.digests)
         skipped = found.num_rows - todo.num_rows
         if self.limit is not None:
             todo = todo.sort_by("uri").slice(0, self.limit)
@@ -172,18 +172,3 @@ def _moment(text: str) -> datetime:
             f"--since {text}: not a date or time; write 2026-11-22 or 2026-11-22T06:00:00+01:00"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _without_done(recordings: pa.Table, bundle: Bundle, out: str) -> pa.Table:
-    """The recordings that the scores table does not hold under their section's digest."""
-    done = ledger.done(out)
-    if not done:
-        return recordings
-    columns = ("uri", "fingerprint", "machine_type", "section")
-    keep = [
-        (uri, fingerprint, bundle.digests.get((machine_type, section), "")) not in done
-        for uri, fingerprint, machine_type, section in zip(
-            *(recordings[name].to_pylist() for name in columns), strict=True
-        )
-    ]
-    return recordings.filter(pa.array(keep, pa.bool_()))
