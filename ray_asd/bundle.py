@@ -17,7 +17,8 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,11 @@ from ray_asd.recipe import Recipe
 FORMAT = 1
 Arrays = dict[str, npt.NDArray[Any]]
 Key = tuple[str, str]
+
+_CHANGED = (
+    "{}: its checksum differs from the bundle's; the file was changed or damaged: copy the bundle "
+    "again, or fit it anew"
+)
 
 
 @dataclass(frozen=True)
@@ -141,10 +147,7 @@ def load(uri: str, *, weights: bool = True, sections: bool = True) -> Bundle:
     def checked(name: str) -> bytes:
         data = _file(uri, name)
         if _sha(data) != index["sha256"].get(name):
-            raise BadInput(
-                f"{uri}/{name}: its checksum differs from the bundle's; "
-                "the file was changed or damaged: copy the bundle again, or fit it anew"
-            )
+            raise BadInput(_CHANGED.format(f"{uri}/{name}"))
         return data
 
     recipe = recipes.parse(checked("recipe.yaml").decode(), f"{uri}/recipe.yaml")
@@ -159,6 +162,36 @@ def load(uri: str, *, weights: bool = True, sections: bool = True) -> Bundle:
         if sections:
             found[key] = _unpack(checked(f"{stem}.safetensors"), checked(f"{stem}.json"))
     return Bundle(recipe, backbones, found, index["bundle_id"], digests)
+
+
+class Weights(NamedTuple):
+    """Where a backbone's weights lie, and what they must be."""
+
+    uri: str
+    sha256: str | None = None
+    """None where nothing says."""
+
+    def read(self) -> bytes:
+        """The safetensors file.
+
+        Raises:
+            BadInput: its checksum differs.
+        """
+        data = store.read_bytes(self.uri)
+        if self.sha256 is not None and _sha(data) != self.sha256:
+            raise BadInput(_CHANGED.format(self.uri))
+        return data
+
+
+def weights_of(uri: str) -> dict[str, Weights]:
+    """The trained backbones' weights in the bundle under ``uri``, by name, yet to be read."""
+    place = store.absolute(uri)
+    checksums = _index(place)["sha256"]
+    return {
+        PurePosixPath(name).stem: Weights(store.join(place, *name.split("/")), sha256)
+        for name, sha256 in checksums.items()
+        if name.startswith("backbones/")
+    }
 
 
 def _index(uri: str) -> dict[str, Any]:

@@ -67,7 +67,9 @@ def plan(
         return Plan((Split(~held_out, held_out),), None)
     rows = held_out if enough else np.ones(len(uris), dtype=np.bool_)
     warning = None
-    if not enough:
+    if not enough and held_out.all():
+        warning = f"{len(uris)} normal clips are few to tell the spread of their scores by"
+    elif not enough:
         warning = (
             f"only {np.count_nonzero(held_out)} of {len(uris)} normal clips are held out, fewer "
             f"than {fewest_held_out}: all are scored in folds, and the encoder trained on most"

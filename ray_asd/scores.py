@@ -6,6 +6,7 @@ never edited: a changed recording gets a new row.
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -75,6 +76,22 @@ def read_rejections(uri: str) -> pa.Table:
     return _read(uri, "rejections", list(tables.REJECTIONS.names))
 
 
+def scan(uri: str, columns: Sequence[str], rows: pd.Expression) -> Iterator[pa.RecordBatch]:
+    """The scores of some rows, batch by batch; nothing where there are no scores."""
+    if not store.exists(store.join(uri, "scores")):
+        return
+    dataset = _dataset(uri, "scores")
+    yield from dataset.to_batches(columns=list(columns), filter=rows)
+
+
+def ensembles(uri: str, rows: pd.Expression) -> list[str]:
+    """Names of the ensembles that some rows are of, in their order."""
+    found: set[str] = set()
+    for batch in scan(uri, ["ensemble"], rows):
+        found.update(batch["ensemble"].unique().to_pylist())
+    return sorted(found)
+
+
 def write_run(uri: str, run: dict[str, Any]) -> None:
     """Write down what a run did: counts, times, versions."""
     folder = store.join(uri, "runs")
@@ -103,6 +120,15 @@ def last_run(uri: str) -> dict[str, Any] | None:
 
 
 def _read(uri: str, kind: str, columns: list[str]) -> pa.Table:
+    return _dataset(uri, kind).to_table(columns=columns)
+
+
+def _dataset(uri: str, kind: str) -> pd.Dataset:
+    """The parts of one kind, checked against their contract.
+
+    Raises:
+        BadInput: there are none, or they are a table of another kind.
+    """
     folder = store.join(uri, kind)
     filesystem, path = store.resolve(folder)
     if not store.exists(folder):
@@ -111,11 +137,11 @@ def _read(uri: str, kind: str, columns: list[str]) -> pa.Table:
         dataset = pd.dataset(path, filesystem=filesystem, format="parquet", partitioning=_HIVE)
     except (pa.ArrowInvalid, OSError) as error:
         raise BadInput(f"{folder}: cannot be read: {str(error).splitlines()[0]}") from None
-    contract = pa.schema([_CONTRACTS[kind].field(name) for name in columns])
-    if not dataset.files:
-        return contract.empty_table()
-    tables.validate(dataset.schema, contract, folder)
-    return dataset.to_table(columns=columns)
+    if dataset.files:
+        tables.validate(dataset.schema, _CONTRACTS[kind], folder)
+        return dataset
+    empty = _CONTRACTS[kind].empty_table()
+    return pd.dataset(empty)
 
 
 def _latest(rows: pa.Table) -> pa.Table:

@@ -102,3 +102,15 @@ def test_what_is_no_bundle_is_told_in_one_line(saved: tuple[Bundle, str], tmp_pa
     (Path(place) / "sections" / "0001.json").unlink()
     with pytest.raises(BadInput, match=r"0001\.json: missing"):
         bundle.load(place)
+
+
+def test_weights_that_were_changed_are_not_embedded_with(
+    saved: tuple[Bundle, str],
+) -> None:
+    whole = bundle.weights_of(saved[1])
+    assert set(whole) == set(RECIPE.trained_backbones())
+    for name, weights in whole.items():
+        data = weights.read()
+        Path(weights.uri).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(BadInput, match=f"{name}.safetensors: its checksum differs"):
+            weights.read()

@@ -103,6 +103,7 @@ def test_help_of_every_verb_fits_80_columns(capfd: pytest.CaptureFixture[str]) -
         "evaluate",
         "submit",
         "tune",
+        "report",
     ):
         code, out, _ = run_cli(verb, "--help", columns=80, capfd=capfd)
         assert code == 0

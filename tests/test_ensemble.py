@@ -42,8 +42,8 @@ def test_standardized_combined_ranked_and_decided_by_hand():
     tiny = recipe.load(
         "first_shot",
         [
-            "upstream.backbones={transformer: {kind: transformer, frozen: false, width: 8, layers: 1, heads: 1,"
-            " feed_forward: 8, dropout: 0}}",
+            "upstream.backbones={transformer: {kind: transformer, frozen: false, width: 8,"
+            " layers: 1, heads: 1, feed_forward: 8, dropout: 0}}",
             "ensembles={both: {members: [transformer/knn, transformer/lof], combine: mean,"
             " threshold: empirical}}",
             "false_alarm_rate=0.4",

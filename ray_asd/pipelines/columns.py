@@ -7,9 +7,15 @@ import pyarrow as pa
 from ray_asd import tables
 from ray_asd.recipe import Recipe
 
+SPENT = "spent/"
+"""Columns of this prefix hold the seconds that a stage took for a row."""
+
 
 def schema(recipe: Recipe) -> pa.Schema:
-    """Embeddings as they travel: a clip's, or the reason why there are none; its shard, if any."""
+    """Embeddings as they travel: a clip's, or the reason why there are none.
+
+    With its shard, if any, and the seconds that each stage took for it.
+    """
     return pa.schema(
         [
             *tables.embeddings(recipe.upstream.backbones),
@@ -19,6 +25,8 @@ def schema(recipe: Recipe) -> pa.Schema:
             pa.field("may_pass", pa.bool_()),
             pa.field("shard", pa.string()),
             pa.field("shard_recordings", pa.int32()),
+            pa.field(f"{SPENT}hear", pa.float64()),
+            pa.field(f"{SPENT}embed", pa.float64()),
         ]
     )
 

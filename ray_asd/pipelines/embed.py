@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_asd.archive import store
+from ray_asd.bundle import Weights
 from ray_asd.errors import Reason
 from ray_asd.frontend import (
     Heard,
@@ -23,8 +23,10 @@ from ray_asd.frontend import (
     segments,
     standardize,
 )
-from ray_asd.pipelines import columns
+from ray_asd.pipelines import columns, stage_metrics
+from ray_asd.pipelines.columns import SPENT
 from ray_asd.pipelines.in_flight import Guard
+from ray_asd.pipelines.stage_metrics import Stopwatch
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import Encoder
 
@@ -41,7 +43,7 @@ class Embed:
     def __init__(
         self,
         recipe: dict[str, Any],
-        weights: dict[str, str],
+        weights: dict[str, Weights],
         sections: list[Key] | None = None,
         threads: int = 1,
         guard: Guard | None = None,
@@ -49,7 +51,7 @@ class Embed:
         """Load the backbones.
 
         Args:
-            weights: URIs of the trained backbones' weights, by name.
+            weights: of the trained backbones, by name.
             sections: what is known; a recording of another (machine type, section) is rejected
                 without being decoded. None where all are wanted.
             guard: keeps a recording that ends its process from ending the run; the recordings
@@ -63,7 +65,7 @@ class Embed:
         self._encoders = {
             name: Encoder(
                 settings,
-                store.read_bytes(weights[name]) if settings.trained else None,
+                weights[name].read() if settings.trained else None,
                 mels=self._recipe.front_end.mels,
                 frames=self._frames,
                 embedding=self._recipe.upstream.embedding,
@@ -104,12 +106,17 @@ class Embed:
             yield self._rejection(recording, Missed(0.0, 0.0, Reason.CRASHED, detail))
         else:
             go_on()
+            watch = Stopwatch()
             for clip in self._hearing(recording):
                 go_on()
+                heard_s = watch.lap()
                 if isinstance(clip, Missed):
-                    yield self._rejection(recording, clip)
+                    row, embedded_s = self._rejection(recording, clip), 0.0
                 else:
-                    yield self._embedded(recording, clip)
+                    row, embedded_s = self._embedded(recording, clip), watch.lap()
+                yield {**row, f"{SPENT}hear": heard_s, f"{SPENT}embed": embedded_s}
+                stage_metrics.observe("hear", heard_s)
+                stage_metrics.observe("embed", embedded_s)
                 go_on()
 
     def _hear_a_good_clip(self) -> None:

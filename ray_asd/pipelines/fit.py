@@ -13,7 +13,7 @@ from ray_asd import bundle as bundles
 from ray_asd import console
 from ray_asd import recipe as recipes
 from ray_asd.archive import manifest, store
-from ray_asd.bundle import Bundle, Key, Section
+from ray_asd.bundle import Bundle, Key, Section, Weights
 from ray_asd.downstream import ReferenceSet
 from ray_asd.errors import BadInput
 from ray_asd.pipelines import columns, embed, fit_section, plan, session
@@ -55,7 +55,7 @@ def fit(
     with session.session(address):
         rows = embedded(training, chosen, weights)
         references = references_of(rows, heard_by(upstream), chosen)
-        sections = _fitted(references, chosen)
+        sections = fitted(references, chosen)
     bundle = bundles.save(
         Bundle(chosen, {n: store.read_bytes(uri) for n, uri in weights.items()}, sections), out
     )
@@ -64,8 +64,8 @@ def fit(
         "bundle_id": bundle.bundle_id,
         "clips": rows.num_rows,
         "sections": {
-            f"{machine_type}/{section}": fitted.trust
-            for (machine_type, section), fitted in sorted(sections.items())
+            f"{machine_type}/{section}": one.trust
+            for (machine_type, section), one in sorted(sections.items())
         },
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -117,7 +117,7 @@ def embedded(recordings: pa.Table, recipe: Recipe, weights: dict[str, str]) -> p
         blocks,
         embed.Embed,
         recipe=recipe.model_dump(),
-        weights=weights,
+        weights={name: Weights(uri) for name, uri in weights.items()},
     )
     tables = []
     with console.track("embed", recordings.num_rows, "recordings") as advance:
@@ -166,7 +166,7 @@ def references_of(
     return references
 
 
-def _fitted(references: dict[Key, dict[str, ReferenceSet]], recipe: Recipe) -> dict[Key, Section]:
+def fitted(references: dict[Key, dict[str, ReferenceSet]], recipe: Recipe) -> dict[Key, Section]:
     """Fit all sections, each in a Ray task of its own."""
     tree = recipe.model_dump()
     fit_task = ray.remote(num_cpus=1, max_retries=2)(fit_section.of_tree)
@@ -178,7 +178,7 @@ def _fitted(references: dict[Key, dict[str, ReferenceSet]], recipe: Recipe) -> d
             key = pending.pop(done)
             sections[key] = ray.get(done)
             advance(1, "")
-    trusts = {key: fitted.trust.get("warning") for key, fitted in sorted(sections.items())}
+    trusts = {key: one.trust.get("warning") for key, one in sorted(sections.items())}
     console.warn_some(
         "calibration",
         [f"{key[0]} section {key[1]}: {line}" for key, line in trusts.items() if line],

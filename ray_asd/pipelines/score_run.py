@@ -15,13 +15,15 @@ from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from ray_asd import bundle as bundles
 from ray_asd import console, ledger, scores
-from ray_asd.archive import store
 from ray_asd.bundle import Bundle
 from ray_asd.errors import RunFailed
 from ray_asd.ledger import Plan
 from ray_asd.pipelines import in_flight
+from ray_asd.pipelines.columns import SPENT
 from ray_asd.pipelines.embed import Embed
 from ray_asd.pipelines.plan import Pool
 from ray_asd.pipelines.stages import Detect, Reduce
@@ -52,9 +54,7 @@ class Scoring:
         recordings = sum(shard.num_rows for shard in shards)
         if shards:
             self.hold_ray()
-            streaming = time.monotonic()
             self._consume(self._stream(plan, shards), recordings, outcome)
-            outcome.stream_s = time.monotonic() - streaming
         run = {
             "run_id": plan.run_id,
             "bundle_id": plan.bundle_id,
@@ -82,17 +82,13 @@ class Scoring:
         """The Ray Data stream over shards, a block each; its rows are those of :class:`Reduce`."""
         recipe, light = self.loaded.recipe, Pool.light()
         watched = in_flight.start(sum(shard.num_rows for shard in shards))
-        backbones = store.join(self.bundle, "backbones")
         dataset = Pool.heavy(len(shards), self.workers).stage(
             shards,
             Embed,
             retries=in_flight.RETRIES,
             guard=in_flight.Guard(watched, self.patience_s),
             recipe=recipe.model_dump(),
-            weights={
-                name: store.join(backbones, f"{name}.safetensors")
-                for name in recipe.trained_backbones()
-            },
+            weights=bundles.weights_of(self.bundle),
             sections=[list(key) for key in self.loaded.digests],
         )
         for kind in sorted({detector.kind for detector in recipe.downstream.detectors.values()}):
@@ -125,13 +121,16 @@ class Scoring:
 
 
 class _Outcome:
-    """What became of the clips."""
+    """What became of the clips, and how fast."""
 
     def __init__(self) -> None:
         self.scored = 0
         self.scored_s = 0.0
-        self.stream_s = 0.0
         self.reasons: Counter[str] = Counter()
+        self.spent_s: Counter[str] = Counter()
+        self._began = time.monotonic()
+        self._first: tuple[float, int] | None = None
+        self._last = self._began
 
     def add(self, block: pa.Table) -> None:
         """Count a block that the reducer has published."""
@@ -143,16 +142,34 @@ class _Outcome:
                 self.scored_s += duration_s
             else:
                 self.reasons[reason] += 1
+        for name in block.column_names:
+            if name.startswith(SPENT):
+                self.spent_s[name.removeprefix(SPENT)] += pc.sum(block[name]).as_py() or 0.0
+        self._last = time.monotonic()
+        self._first = self._first or (self._last, self._clips())
+
+    def _clips(self) -> int:
+        return self.scored + sum(self.reasons.values())
+
+    def _clips_per_s(self) -> float | None:
+        """Clips a second, from the first shard's end to the last one's."""
+        if self._first is None or self._last == self._first[0]:
+            return None
+        return (self._clips() - self._first[1]) / (self._last - self._first[0])
 
     def summary(self) -> dict[str, Any]:
         """Counts, hours and speed, fit for JSON."""
         hours = self.scored_s / 3600
+        speed, mean_s = self._clips_per_s(), self.scored_s / max(1, self.scored)
         return {
             "scored": self.scored,
             "rejected": sum(self.reasons.values()),
             "reasons": dict(sorted(self.reasons.items())),
             "audio_hours": round(hours, 4),
-            "audio_hours_per_hour": round(hours / self.stream_s * 3600, 1) if self.stream_s else 0,
+            "stage_seconds": {stage: round(spent, 2) for stage, spent in self.spent_s.items()},
+            "startup_s": None if self._first is None else round(self._first[0] - self._began, 1),
+            "clips_per_s": None if speed is None else round(speed, 2),
+            "audio_hours_per_hour": None if speed is None else round(speed * mean_s, 1),
         }
 
 

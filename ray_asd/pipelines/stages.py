@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +16,9 @@ from ray_asd import bundle as bundles
 from ray_asd import ledger, scores, tables
 from ray_asd.downstream import score_clips
 from ray_asd.errors import RunFailed
-from ray_asd.pipelines import columns
+from ray_asd.pipelines import columns, stage_metrics
+from ray_asd.pipelines.columns import SPENT
+from ray_asd.pipelines.stage_metrics import Stopwatch
 
 RAW = pa.list_(pa.float64())
 """A member's raw scores of a clip: the clip's, then each segment's; empty for a rejection."""
@@ -33,10 +36,19 @@ def _sections(rows: pa.Table) -> Iterator[tuple[bundles.Key, npt.NDArray[np.int6
         yield key, np.array(numbers)
 
 
+def _with_spent(rows: pa.Table, stage: str, watch: Stopwatch) -> pa.Table:
+    """The rows with each one's share of the seconds that the stage took."""
+    seconds = watch.lap()
+    stage_metrics.observe(stage, seconds)
+    share = np.full(rows.num_rows, seconds / max(1, rows.num_rows))
+    return rows.append_column(f"{SPENT}{stage}", pa.array(share))
+
+
 class Detect:
     """Ray Data stage: adds a column ``raw/<member>`` for each member of one kind of detector."""
 
     def __init__(self, bundle: str, kind: str) -> None:
+        self._kind = kind
         self._bundle = bundles.load(bundle, weights=False)
         detectors = self._bundle.recipe.downstream.detectors
         self._members = {
@@ -47,6 +59,7 @@ class Detect:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """``rows`` are those of :class:`ray_asd.pipelines.embed.Embed`."""
+        watch = Stopwatch()
         recipe = self._bundle.recipe
         found: dict[str, list[Any]] = {member: [[]] * rows.num_rows for member in self._members}
         for key, numbers in _sections(rows):
@@ -59,14 +72,14 @@ class Detect:
                     found[member][number] = [clip, *of_segments]
         for member, values in found.items():
             rows = rows.append_column(f"raw/{member}", pa.array(values, RAW))
-        return rows
+        return _with_spent(rows, self._kind, watch)
 
 
 class Reduce:
     """Ray Data stage, the last: standardize, combine, decide, publish a shard and commit it.
 
-    Returns a row a clip: ``uri``, ``start_s``, ``duration_s`` and ``reason`` (null where it was
-    scored).
+    Returns a row a clip: ``uri``, ``start_s``, ``duration_s``, ``reason`` (null where it was
+    scored), and the seconds that each stage took for it.
     """
 
     def __init__(self, bundle: str, out: str, run_id: str, night: str) -> None:
@@ -75,6 +88,7 @@ class Reduce:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """``rows`` are one whole shard that has passed every :class:`Detect`."""
+        watch = Stopwatch()
         shard, machine_type = self._shard(rows)
         scored = [
             row for key, numbers in _sections(rows) for row in self._score(key, rows, numbers)
@@ -98,7 +112,12 @@ class Reduce:
             for recording in recordings
         ]
         ledger.commit(self._out, shard, commits)
-        return rows.select(["uri", "start_s", "duration_s", "reason"])
+        stage_metrics.count(
+            rows.num_rows - len(rejected), Counter(row["reason"] for row in rejected)
+        )
+        rows = _with_spent(rows, "reduce", watch)
+        spent = [name for name in rows.column_names if name.startswith(SPENT)]
+        return rows.select(["uri", "start_s", "duration_s", "reason", *spent])
 
     def _shard(self, rows: pa.Table) -> tuple[str, str]:
         """Name and machine type of the one shard that ``rows`` must be, whole."""

@@ -9,7 +9,7 @@ import torch
 from ray_asd import bundle as bundles
 from ray_asd import recipe as recipes
 from ray_asd.archive import manifest
-from ray_asd.bundle import Bundle
+from ray_asd.bundle import Bundle, Weights
 from ray_asd.pipelines.embed import Embed
 from ray_asd.pipelines.fit import references_of
 from ray_asd.pipelines.fit_section import fit_section
@@ -27,7 +27,7 @@ def random_bundle(small_fleet: Path, tmp_path_factory: pytest.TempPathFactory) -
     untrained = Training(recipe, "transformer", Classes.of(training), 0, torch.device("cpu"))
     weights = pack_weights(untrained.network.backbone)
     (place / "weights.safetensors").write_bytes(weights)
-    embed = Embed(recipe.model_dump(), {"transformer": str(place / "weights.safetensors")})
+    embed = Embed(recipe.model_dump(), {"transformer": Weights(str(place / "weights.safetensors"))})
     rows: pa.Table = embed(training)
     sections = {
         key: fit_section(key, references, recipe)
