@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray_asd.pipelines.demo import demo
     from ray_asd.pipelines.download import download
+    from ray_asd.pipelines.enroll import enroll
     from ray_asd.pipelines.evaluate import evaluate
     from ray_asd.pipelines.fit import fit
     from ray_asd.pipelines.index import index
+    from ray_asd.pipelines.nightly import nightly
+    from ray_asd.pipelines.report import report
     from ray_asd.pipelines.score import score
     from ray_asd.pipelines.submit import submit
     from ray_asd.pipelines.train import train
@@ -22,11 +25,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "demo": "ray_asd.pipelines.demo",
     "download": "ray_asd.pipelines.download",
+    "enroll": "ray_asd.pipelines.enroll",
     "evaluate": "ray_asd.pipelines.evaluate",
     "fit": "ray_asd.pipelines.fit",
     "index": "ray_asd.pipelines.index",
+    "nightly": "ray_asd.pipelines.nightly",
     "read_rejections": "ray_asd.scores",
     "read_scores": "ray_asd.scores",
+    "report": "ray_asd.pipelines.report",
     "score": "ray_asd.pipelines.score",
     "submit": "ray_asd.pipelines.submit",
     "train": "ray_asd.pipelines.train",
@@ -36,11 +42,14 @@ _HOMES = {
 __all__ = [
     "demo",
     "download",
+    "enroll",
     "evaluate",
     "fit",
     "index",
+    "nightly",
     "read_rejections",
     "read_scores",
+    "report",
     "score",
     "submit",
     "train",

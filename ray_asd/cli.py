@@ -2,14 +2,14 @@
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done; 1 failed;
 2 wrong usage or bad input, with one clear line; 3 done, but some recordings were rejected and
-``--strict`` was given.
+``--strict`` was given; 4 done, and the night raised alarms.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -182,6 +182,34 @@ def fit(
 
 
 @app.command()
+def enroll(
+    manifest: Annotated[str, typer.Argument(help="Manifest of the new machine's recordings.")],
+    bundle: Annotated[str, typer.Option(help="The bundle that is added to.")],
+    out: Annotated[str, typer.Option(help="Folder of the new bundle.")],
+    address: Address = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a new machine from its normal recordings alone; nothing is retrained.
+
+    Example: ray-asd enroll new.parquet --bundle bundle --out bundle2
+    """
+    result = ray_asd.enroll(manifest, bundle, out, address=address)
+    if as_json:
+        return _print_json(result)
+    for name, trust in result["enrolled"].items():
+        _stdout().print(
+            f"{name}: {trust['clips']} normal clips, alike to {trust['own_similarity']:.2f}; "
+            f"closest known: {trust['nearest']}, {trust['similarity']:.2f}",
+            soft_wrap=True,
+        )
+    _stdout().print(
+        f"bundle {result['bundle_id']} of {result['sections']} sections in {out}, "
+        f"{result['seconds']:.0f} s",
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def tune(
     manifest: Annotated[str, typer.Argument(help="The manifest.")],
     upstream: Annotated[list[str], typer.Option(help="An upstream run. May be repeated.")],
@@ -301,6 +329,10 @@ def evaluate(
     members: Annotated[
         bool, typer.Option("--members", help="Also each member's own figures.")
     ] = False,
+    standardize: Annotated[
+        Literal["reference", "batch"],
+        typer.Option(help="By reference clips; or, to compare with, by the batch of clips."),
+    ] = "reference",
     strict: Annotated[
         bool, typer.Option("--strict", help="A section that cannot be evaluated is an error.")
     ] = False,
@@ -316,6 +348,7 @@ def evaluate(
         ensemble=ensemble,
         year=year,
         members=members,
+        standardize=standardize,
         strict=strict,
     )
     if as_json:
@@ -340,6 +373,91 @@ def submit(
     _stdout().print(
         f"{len(result['files'])} files of {result['clips']} clips in {out}", soft_wrap=True
     )
+
+
+@app.command()
+def report(
+    scores: Annotated[str, typer.Argument(help="A scores table.")],
+    bundle: Annotated[str, typer.Option(help="The bundle that it was scored with.")],
+    out: Annotated[str, typer.Option(help="The HTML file to write.")],
+    ensemble: Annotated[str | None, typer.Option(help="Which ensemble.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Clips to listen to.")] = 25,
+    nights: Annotated[
+        int | None, typer.Option(min=1, help="Only the last so many nights. Default: all.")
+    ] = None,
+    largest_mb: Annotated[
+        float, typer.Option(min=0.1, help="Sound, then pictures are left out of a larger file.")
+    ] = 20.0,
+    address: Address = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page: which machines need attention, why, and their sound.
+
+    Example: ray-asd report scores --bundle bundle --out report.html
+    """
+    result = ray_asd.report(
+        scores,
+        bundle,
+        out,
+        ensemble=ensemble,
+        top=top,
+        nights=nights,
+        largest_mb=largest_mb,
+        address=address,
+    )
+    if as_json:
+        return _print_json(result)
+    _print_attention(result)
+
+
+# Somebody should listen.
+_ALARMS = 4
+
+
+@app.command()
+def nightly(
+    source: Annotated[str, typer.Argument(help="A manifest, or a folder of recordings.")],
+    bundle: Annotated[str, typer.Option(help="The bundle.")],
+    out: Annotated[str, typer.Option(help="Folder of the scores table.")],
+    layout: Annotated[str, typer.Option(help="How a folder's names are read.")] = "dcase",
+    ensemble: Annotated[str | None, typer.Option(help="Which ensemble.")] = None,
+    alarms_per_night: Annotated[
+        int | None, typer.Option(min=0, help="At most so many alarms, the worst.")
+    ] = None,
+    false_alarm_rate: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Alarms above all but this share of normals only."),
+    ] = None,
+    report: Annotated[str | None, typer.Option(help="The HTML report to write.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Embedding actors. Default: one a core.")
+    ] = None,
+    strict: Strict = False,
+    address: Address = None,
+) -> None:
+    """Score what is new, evaluate, raise alarms, report; print one JSON summary.
+
+    Exits with 4 where there are alarms, so that a schedule can page somebody.
+
+    Example: ray-asd nightly recordings --bundle bundle --out scores --alarms-per-night 20
+    """
+    result = ray_asd.nightly(
+        source,
+        bundle,
+        out,
+        layout=layout,
+        ensemble=ensemble,
+        alarms_per_night=alarms_per_night,
+        false_alarm_rate=false_alarm_rate,
+        report_to=report,
+        workers=workers,
+        address=address,
+    )
+    _print_json(result)
+    if result["alarms"]["raised"]:
+        raise typer.Exit(_ALARMS)
+    if strict and result["run"]["rejected"]:
+        raise typer.Exit(3)
 
 
 # What typer makes of Ctrl-C.
@@ -421,11 +539,39 @@ def _print_choices(result: dict[str, Any]) -> None:
     )
     seconds = result["seconds"]
     out.print(
-        f"recipe in {result['recipe']}, trials in {result['trials_table']}; "
-        f"{result['recorded']} trials were recorded already; embedding {seconds['embed']:.0f} s, "
-        f"trials {seconds['trials']:.0f} s",
+        f"recipe in {result['recipe']}, trials in {result['trials_table']}, drawn in "
+        f"{result['trials_plot']}; {result['recorded']} trials were recorded already; "
+        f"embedding {seconds['embed']:.0f} s, trials {seconds['trials']:.0f} s",
         soft_wrap=True,
     )
+
+
+_MOST_ATTENTION = 5
+
+
+def _print_attention(result: dict[str, Any]) -> None:
+    out = _stdout()
+    units = result["attention"]
+    for unit in units[:_MOST_ATTENTION]:
+        named = (unit[name] for name in ("machine_type", "section", "site", "asset"))
+        out.print(f"{' '.join(n for n in named if n)}: {'; '.join(unit['why'])}", soft_wrap=True)
+    if len(units) > _MOST_ATTENTION:
+        out.print(f"and {len(units) - _MOST_ATTENTION} more machines that need attention")
+    elif not units:
+        out.print("no machine needs attention")
+    out.print(
+        f"{result['clips']} clips, {result['above']} above the threshold, {result['rejected']} "
+        f"rejected; the {result['shown']} most anomalous to hear in {result['report']}, "
+        f"{result['bytes'] / 1e6:.1f} MB, {result['seconds']:.0f} s",
+        soft_wrap=True,
+    )
+    for key, what in (
+        ("not_heard", "recordings cannot be read"),
+        ("without_sound", "clips' sound was left out to keep it small"),
+        ("without_spectrogram", "clips' spectrograms were left out to keep it small"),
+    ):
+        if result[key]:
+            console.warn(f"{result['report']}: {result[key]} {what}")
 
 
 _FIGURES = ("auc_source", "auc_target", "pauc_source", "pauc_target", "pauc")
@@ -435,15 +581,20 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     figures = [key for key in _FIGURES if key in result["means"]]
     if "auc_source" not in figures:
         figures.insert(0, "auc")
-    table = Table("machine type", "section", "clips", *figures, "", box=None)
+    table = Table("machine type", "section", "clips", *figures, box=None)
+    left_out: list[str] = []
     for machine_type, sections in result["machines"].items():
         for name, section in sections.items():
             values = [_figure(section[key]) for key in figures]
-            table.add_row(machine_type, name, str(section["n"]), *values, section["reason"] or "")
+            table.add_row(machine_type, name, str(section["n"]), *values)
+            if section["reason"]:
+                left_out.append(f"n/a: {machine_type} section {name}: {section['reason']}")
     means = [_figure(result["means"][key]) for key in figures]
-    table.add_row("mean", "", "", *means, "")
+    table.add_row("mean", "", "", *means)
     out = _stdout()
     out.print(table)
+    for line in left_out:
+        out.print(line, soft_wrap=True)
     for member, evaluation in result.get("members", {}).items():
         out.print(f"{member:<28} {_figure(evaluation['official_score'])}")
     out.print(f"official score: {_figure(result['official_score'])}")

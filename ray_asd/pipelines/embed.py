@@ -79,7 +79,8 @@ class Embed:
     def __call__(self, recordings: pa.Table) -> pa.Table:
         """One row a clip, in the order of the recordings; see :func:`columns.schema`."""
         with ExitStack() as held:
-            may_touch, go_on = _always, _nothing
+            may_touch: Callable[[str], bool] = _always
+            go_on: Callable[[], None] = _nothing
             if self._guard is not None:
                 shard = recordings["shard"][0].as_py()
                 may_touch = held.enter_context(self._guard.shard(shard, self._hear_a_good_clip))

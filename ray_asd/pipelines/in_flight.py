@@ -8,7 +8,6 @@ written down before it is touched. One that was written down when a worker died 
 from __future__ import annotations
 
 import faulthandler
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +26,8 @@ _MOST_UNEXPLAINED = 5
 
 PATIENCE_S = 300.0
 """Seconds that a clip may take where nothing else is asked for."""
+
+_STANDARD_ERROR = 2
 
 RETRIES = {"max_restarts": 1000, "max_task_retries": 1000}
 """Of actors that are guarded: what ends them is counted here, by shard, and not by Ray."""
@@ -129,7 +130,7 @@ class Guard:
         """
 
         def go_on() -> None:
-            faulthandler.dump_traceback_later(self._patience_s, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(self._patience_s, exit=True, file=_STANDARD_ERROR)
 
         try:
             yield go_on

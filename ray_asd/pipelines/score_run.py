@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -127,7 +127,7 @@ class _Outcome:
         self.scored = 0
         self.scored_s = 0.0
         self.reasons: Counter[str] = Counter()
-        self.spent_s: Counter[str] = Counter()
+        self.spent_s: defaultdict[str, float] = defaultdict(float)
         self._began = time.monotonic()
         self._first: tuple[float, int] | None = None
         self._last = self._began
