@@ -199,20 +199,16 @@ def _each(
                 advance(len(group), "")
             return
         hold()
-        task = ray.remote(num_cpus=1, max_retries=3)(_call)
-        shared = ray.put(function)
+        task = ray.remote(num_cpus=1, max_retries=3)(walks.apply)
+        shared, cores = ray.put(function), session.cores()
         waiting: deque[tuple[Any, int]] = deque()
         for group in groups:
             # One more than there are cores: what waits to be merged stays small.
-            if len(waiting) > session.cores():
+            if len(waiting) > cores:
                 yield _finished(waiting, advance)
             waiting.append((task.remote(shared, group), len(group)))
         while waiting:
             yield _finished(waiting, advance)
-
-
-def _call(function: Callable[[list[Part]], Any], group: list[Part]) -> Any:
-    return function(group)
 
 
 def _finished(waiting: deque[tuple[Any, int]], advance: console.Advance) -> Any:
