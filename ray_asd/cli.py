@@ -7,16 +7,13 @@ Results go to standard output, everything else to standard error. Exit codes: 0 
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import ray_asd
-from ray_asd import console
+from ray_asd import console, printed
 from ray_asd.errors import BadInput, RunFailed
 
 app = typer.Typer(
@@ -53,16 +50,8 @@ def demo(
     """
     result = ray_asd.demo(out, address=address)
     if as_json:
-        return _print_json(result)
-    _print_evaluation(result["trained"])
-    trained, untrained = (result[k]["official_score"] for k in ("trained", "untrained"))
-    out_console = _stdout()
-    out_console.print(f"official score, trained backbones:   {_figure(trained)}")
-    out_console.print(f"official score, untrained backbones: {_figure(untrained)}")
-    for name, path in result["paths"].items():
-        out_console.print(f"{name + ':':<12} {path}", soft_wrap=True)
-    spent = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in result["seconds"].items())
-    out_console.print(f"time: {spent}", soft_wrap=True)
+        return printed.as_json(result)
+    printed.demo(result)
 
 
 @app.command()
@@ -80,9 +69,9 @@ def index(
     """
     result = ray_asd.index(root, out, layout=layout)
     if as_json:
-        return _print_json(result)
-    _print_machines(result)
-    _stdout().print(f"{result['recordings']} recordings in {out}", soft_wrap=True)
+        return printed.as_json(result)
+    printed.machines(result)
+    printed.stdout().print(f"{result['recordings']} recordings in {out}", soft_wrap=True)
 
 
 @app.command()
@@ -104,9 +93,9 @@ def download(
     """
     result = ray_asd.download(dataset, out, machines=machines, parallel=parallel)
     if as_json:
-        return _print_json(result)
-    _print_machines(result)
-    _stdout().print(
+        return printed.as_json(result)
+    printed.machines(result)
+    printed.stdout().print(
         f"{result['fetched']} zips of {result['bytes'] / 1e9:.2f} GB fetched in "
         f"{result['seconds']:.0f} s; {result['recordings']} recordings in {result['root']}, "
         f"manifest in {result['manifest']}",
@@ -143,16 +132,8 @@ def train(
         address=address,
     )
     if as_json:
-        return _print_json(result)
-    for name, line in result["backbones"].items():
-        _stdout().print(
-            f"{name}: {line['epoch']} epochs, loss {_figure(line.get('loss'))}, held-out loss "
-            f"{_figure(line.get('held_out_loss'))}, machine types right "
-            f"{_figure(line.get('held_out_accuracy_machine_type'))}, attributes right "
-            f"{_figure(line.get('held_out_accuracy_attributes'))}",
-            soft_wrap=True,
-        )
-    _stdout().print(f"upstream run in {out}, {result['seconds']:.0f} s", soft_wrap=True)
+        return printed.as_json(result)
+    printed.training(result, out)
 
 
 @app.command()
@@ -173,8 +154,8 @@ def fit(
     """
     result = ray_asd.fit(manifest, upstream, out, recipe=recipe, settings=settings, address=address)
     if as_json:
-        return _print_json(result)
-    _stdout().print(
+        return printed.as_json(result)
+    printed.stdout().print(
         f"bundle {result['bundle_id']} of {len(result['sections'])} sections in {out}, "
         f"{result['seconds']:.0f} s",
         soft_wrap=True,
@@ -195,14 +176,14 @@ def enroll(
     """
     result = ray_asd.enroll(manifest, bundle, out, address=address)
     if as_json:
-        return _print_json(result)
+        return printed.as_json(result)
     for name, trust in result["enrolled"].items():
-        _stdout().print(
+        printed.stdout().print(
             f"{name}: {trust['clips']} normal clips, alike to {trust['own_similarity']:.2f}; "
             f"closest known: {trust['nearest']}, {trust['similarity']:.2f}",
             soft_wrap=True,
         )
-    _stdout().print(
+    printed.stdout().print(
         f"bundle {result['bundle_id']} of {result['sections']} sections in {out}, "
         f"{result['seconds']:.0f} s",
         soft_wrap=True,
@@ -246,8 +227,8 @@ def tune(
         address=address,
     )
     if as_json:
-        return _print_json(result)
-    _print_choices(result)
+        return printed.as_json(result)
+    printed.choices(result)
 
 
 @app.command()
@@ -303,12 +284,12 @@ def score(
         address=address,
     )
     if as_json:
-        _print_json(result)
+        printed.as_json(result)
     elif dry_run:
-        _print_dry_run(result)
+        printed.dry_run(result)
     else:
         reasons = ", ".join(f"{n} {reason}" for reason, n in result["reasons"].items())
-        _stdout().print(
+        printed.stdout().print(
             f"{result['scored']} clips scored, {result['rejected']} rejected"
             f"{f' ({reasons})' if reasons else ''}, {result['skipped']} skipped as done; "
             f"{result['audio_hours']:.2f} audio hours in {result['seconds']:.0f} s; in {out}",
@@ -352,8 +333,8 @@ def evaluate(
         strict=strict,
     )
     if as_json:
-        return _print_json(result)
-    _print_evaluation(result)
+        return printed.as_json(result)
+    printed.evaluation(result)
 
 
 @app.command()
@@ -369,8 +350,8 @@ def submit(
     """
     result = ray_asd.submit(scores, out, ensemble=ensemble)
     if as_json:
-        return _print_json(result)
-    _stdout().print(
+        return printed.as_json(result)
+    printed.stdout().print(
         f"{len(result['files'])} files of {result['clips']} clips in {out}", soft_wrap=True
     )
 
@@ -406,8 +387,8 @@ def report(
         address=address,
     )
     if as_json:
-        return _print_json(result)
-    _print_attention(result)
+        return printed.as_json(result)
+    printed.attention(result)
 
 
 # Somebody should listen.
@@ -453,7 +434,7 @@ def nightly(
         workers=workers,
         address=address,
     )
-    _print_json(result)
+    printed.as_json(result)
     if result["alarms"]["raised"]:
         raise typer.Exit(_ALARMS)
     if strict and result["run"]["rejected"]:
@@ -484,123 +465,3 @@ def main() -> None:
 def _fail(line: str, code: int) -> None:
     console.console.print(f"ray-asd: {' '.join(line.split())}", markup=False, soft_wrap=True)
     sys.exit(code)
-
-
-def _stdout() -> Console:
-    return Console(highlight=False, markup=False)
-
-
-def _print_json(result: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-
-
-def _print_machines(result: dict[str, Any]) -> None:
-    table = Table("machine type", "train", "test", "unknown", box=None)
-    for name, splits in result["machines"].items():
-        table.add_row(name, *(str(splits.get(s, 0)) for s in ("train", "test", "unknown")))
-    _stdout().print(table)
-
-
-def _figure(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4f}"
-
-
-def _print_dry_run(result: dict[str, Any]) -> None:
-    out = _stdout()
-    for name, count in sorted(result["machines"].items()):
-        out.print(f"{name}: {count} recordings", soft_wrap=True)
-    left = f", after {result['unfinished']} of a run broken off" if result["unfinished"] else ""
-    out.print(
-        f"{result['recordings']} recordings would be scored ({result['bytes'] / 1e6:.1f} MB)"
-        f"{left}; {result['skipped']} are scored already",
-        soft_wrap=True,
-    )
-    seconds = result["seconds"]
-    took = "no run to tell how long it takes" if seconds is None else f"about {seconds:.0f} s"
-    out.print(f"at the last run's speed: {took}")
-
-
-def _print_choices(result: dict[str, Any]) -> None:
-    out = _stdout()
-    for objective, choice in result["choices"].items():
-        if choice is None:
-            out.print(f"by {objective}: cannot be measured")
-            continue
-        taken = " (taken)" if objective == result["objective"] else ""
-        out.print(f"by {objective}{taken}, from {choice['upstream']}:", soft_wrap=True)
-        for member, reached in choice["members"].items():
-            out.print(f"  {member:<40} {_figure(reached)}")
-        shown = ", ".join(f"{name} {_figure(choice[name])}" for name in result["choices"])
-        out.print(f"  reaches {shown}", soft_wrap=True)
-    out.print(
-        f"rank correlation of the objectives over {result['trials']} trials: "
-        f"{_figure(result['rank_correlation'])}",
-        soft_wrap=True,
-    )
-    seconds = result["seconds"]
-    out.print(
-        f"recipe in {result['recipe']}, trials in {result['trials_table']}, drawn in "
-        f"{result['trials_plot']}; {result['recorded']} trials were recorded already; "
-        f"embedding {seconds['embed']:.0f} s, trials {seconds['trials']:.0f} s",
-        soft_wrap=True,
-    )
-
-
-_MOST_ATTENTION = 5
-
-
-def _print_attention(result: dict[str, Any]) -> None:
-    out = _stdout()
-    units = result["attention"]
-    for unit in units[:_MOST_ATTENTION]:
-        named = (unit[name] for name in ("machine_type", "section", "site", "asset"))
-        out.print(f"{' '.join(n for n in named if n)}: {'; '.join(unit['why'])}", soft_wrap=True)
-    if len(units) > _MOST_ATTENTION:
-        out.print(f"and {len(units) - _MOST_ATTENTION} more machines that need attention")
-    elif not units:
-        out.print("no machine needs attention")
-    out.print(
-        f"{result['clips']} clips, {result['above']} above the threshold, {result['rejected']} "
-        f"rejected; the {result['shown']} most anomalous to hear in {result['report']}, "
-        f"{result['bytes'] / 1e6:.1f} MB, {result['seconds']:.0f} s",
-        soft_wrap=True,
-    )
-    for key, what in (
-        ("not_heard", "recordings cannot be read"),
-        ("without_sound", "clips' sound was left out to keep it small"),
-        ("without_spectrogram", "clips' spectrograms were left out to keep it small"),
-    ):
-        if result[key]:
-            console.warn(f"{result['report']}: {result[key]} {what}")
-
-
-_FIGURES = ("auc_source", "auc_target", "pauc_source", "pauc_target", "pauc")
-
-
-def _print_evaluation(result: dict[str, Any]) -> None:
-    figures = [key for key in _FIGURES if key in result["means"]]
-    if "auc_source" not in figures:
-        figures.insert(0, "auc")
-    table = Table("machine type", "section", "clips", *figures, box=None)
-    left_out: list[str] = []
-    for machine_type, sections in result["machines"].items():
-        for name, section in sections.items():
-            values = [_figure(section[key]) for key in figures]
-            table.add_row(machine_type, name, str(section["n"]), *values)
-            if section["reason"]:
-                left_out.append(f"n/a: {machine_type} section {name}: {section['reason']}")
-    means = [_figure(result["means"][key]) for key in figures]
-    table.add_row("mean", "", "", *means)
-    out = _stdout()
-    out.print(table)
-    for line in left_out:
-        out.print(line, soft_wrap=True)
-    for member, evaluation in result.get("members", {}).items():
-        out.print(f"{member:<28} {_figure(evaluation['official_score'])}")
-    out.print(f"official score: {_figure(result['official_score'])}")
-    rates = result.get("false_alarms", {})
-    if rates:
-        shown = ", ".join(f"{name} {_figure(rate)}" for name, rate in rates.items())
-        out.print(f"false alarms on test normals: {shown}", soft_wrap=True)
-    for line in result["warnings"]:
-        console.warn(line)

@@ -118,7 +118,8 @@ def test_best_changes_first_shot_where_it_says_so_and_nowhere_else() -> None:
     ]
     changed = {"name", "upstream", "downstream"}
     assert {key for key in best if best[key] != plain[key]} == changed
-    for key in ("batch", "epochs", "learning_rate", "mixup", "embedding"):
+    assert best["upstream"]["batch"] == 64
+    for key in ("epochs", "learning_rate", "mixup", "embedding"):
         assert best["upstream"][key] == plain["upstream"][key]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ray_asd import console
 from ray_asd.archive import fleet
 from ray_asd.errors import BadInput
-from ray_asd.pipelines import evaluate, fit, index, score, session, train
+from ray_asd.pipelines import evaluate, fit, index, report, score, session, train
 
 
 def demo(out: str = "demo", *, address: str | None = None) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def demo(out: str = "demo", *, address: str | None = None) -> dict[str, Any]:
 
     Args:
         out: a folder; ``recordings/``, ``manifest.parquet``, ``upstream/``, ``bundle/``,
-            and ``scores/`` come into it.
+            ``scores/`` and ``report.html`` come into it.
         address: a Ray cluster's address, for one on this machine; None starts a local Ray.
 
     Returns:
@@ -53,6 +53,9 @@ def demo(out: str = "demo", *, address: str | None = None) -> dict[str, Any]:
         ended("fit")
         scored = score.score(manifest, bundle, scores, split="test")
         ended("score")
+    page = str(place / "report.html")
+    report.report(scores, bundle, page, ensemble="all")
+    ended("report")
     trained, untrained = (evaluate.evaluate(scores, ensemble=e) for e in ("all", "untrained"))
     return {
         "clips": clips,
@@ -67,5 +70,6 @@ def demo(out: str = "demo", *, address: str | None = None) -> dict[str, Any]:
             "upstream": upstream,
             "bundle": bundle,
             "scores": scores,
+            "report": page,
         },
     }

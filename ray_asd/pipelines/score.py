@@ -154,7 +154,8 @@ class _Wanted:
         if self.split is not None:
             found = found.filter(pc.equal(found["split"], self.split))
         if since is not None:
-            changed = found["modified_ns"].cast(pa.timestamp("ns", "UTC"))
+            # In microseconds: a table of nanoseconds ends in the year 2262.
+            changed = pc.divide(found["modified_ns"], 1000).cast(pa.timestamp("us", "UTC"))
             when = pc.coalesce(found["recorded_at"].cast(changed.type), changed)
             found = found.filter(pc.greater_equal(when, pa.scalar(since, changed.type)))
         todo = found if self.rescore else ledger.without_done(out, found, loaded.digests)

@@ -97,9 +97,11 @@ def trend(name: str, nights: Mapping[str, Alarms], false_alarm_rate: float) -> s
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
         ends = sorted({0, len(nights) - 1})
         axes.set_xticks(ends, [list(nights)[place] or "before" for place in ends])
-        for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=False):
-            # So that they end where the axis does.
-            label.set_horizontalalignment(side)
+        # So that they end where the axis does.
+        first, *rest = axes.get_xticklabels()
+        first.set_horizontalalignment("left")
+        for label in rest:
+            label.set_horizontalalignment("right")
         axes.set_ylabel("above threshold")
         return _svg(figure)
 

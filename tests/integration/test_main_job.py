@@ -90,12 +90,11 @@ def test_both_backbones_are_members_beside_the_same_untrained(
         assert row["score"] == pytest.approx(np.mean([s for _, s in row["members"]]), abs=1e-12)
 
 
-@pytest.mark.parametrize(("workers", "batch"), [(1, 7), (2, 1)])
-def test_scores_are_the_same_with_other_workers_and_batches(
-    system: System, tmp_path: Path, workers: int, batch: int
+def test_scores_are_the_same_with_one_worker_and_other_batches(
+    system: System, tmp_path: Path
 ) -> None:
     out = str(tmp_path / "scores")
-    ray_asd.score(system.manifest, system.bundle, out, split="test", workers=workers, batch=batch)
+    ray_asd.score(system.manifest, system.bundle, out, split="test", workers=1, batch=7)
     expected, found = (ray_asd.read_scores(uri) for uri in (system.scores, out))
     assert found["uri"].to_pylist() == expected["uri"].to_pylist()
     np.testing.assert_allclose(found["score"], expected["score"], rtol=0, atol=1e-5)
@@ -151,7 +150,7 @@ def test_batch_statistics_standardize_by_the_test_clips_themselves(
         anomalous = own["label"] == "anomaly"
         expected = roc_auc_score(anomalous, score, max_fpr=0.1)
         assert found["machines"][machine_type]["00"]["pauc"] == pytest.approx(expected, abs=1e-12)
-    assert "false_alarms" not in found
+    assert set(found["false_alarms"].values()) == {None}
 
 
 def test_without_target_clips_a_machine_type_is_left_out_with_the_reason(

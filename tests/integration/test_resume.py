@@ -13,6 +13,7 @@ from tests.conftest import System
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_finished_first_and_then_what_is_new(
     system: System, small_fleet: Path, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ def test_the_command_line_says_what_would_be_done(
     assert json.loads(out)["recordings"] == 30
 
 
+@pytest.mark.slow
 def test_what_is_scored_anew_is_a_new_row_and_the_latest_one_counts(
     system: System, tmp_path: Path
 ) -> None:
