@@ -42,7 +42,7 @@ def demo(out: str = "demo", *, address: str | None = None) -> dict[str, Any]:
         seconds[step], last = round(now - last, 1), now
 
     console.say(f"demo: a small fleet of machines in {recordings}")
-    clips = fleet.synthesize(recordings, train_source=80, train_target=10, test_per_cell=20)
+    clips = fleet.synthesize(recordings, train_source=80, train_target=10, test_per_cell=16)
     ended("synthesize")
     index.index(recordings, manifest)
     with session.session(address):

@@ -33,6 +33,9 @@ from ray_asd.upstream import (
 
 HEARD = "heard.json"
 
+# Of source clips, that a worker keeps between epochs.
+_MOST_HELD_BYTES = 256_000_000
+
 # In a worker's batch, unless workers are asked for: BatchNorm needs some company.
 _FEWEST_CLIPS = 16
 
@@ -182,6 +185,7 @@ def _run(
                     data.counts["source"] // count, recipe.upstream.batch, count
                 ),
                 "threads": threads,
+                "hold_source": data.source_bytes / count <= _MOST_HELD_BYTES,
                 "log": log,
             },
             scaling_config=ray.train.ScalingConfig(

@@ -22,6 +22,8 @@ class Data:
     target: ray.data.Dataset
     held_out: ray.data.Dataset
     counts: dict[str, int]
+    source_bytes: float
+    """about, of the source clips' mels"""
 
     @classmethod
     def split(cls, recordings: pa.Table, recipe: Recipe, parts: list[str]) -> Data:
@@ -40,6 +42,7 @@ class Data:
             )
         if not uris["source"]:
             uris["source"] = uris["target"]
+        bytes_in_all = sum(store.size(part) for part in parts)
         filesystem, _ = store.resolve(parts[0])
         whole = ray.data.read_parquet(
             [store.resolve(part)[1] for part in parts],
@@ -57,11 +60,15 @@ class Data:
                 ),
                 len(wanted) / len(training),
                 always=role != "source",
-                bytes_in_all=sum(store.size(part) for part in parts),
+                bytes_in_all=bytes_in_all,
             )
             for role, wanted in uris.items()
         }
-        return cls(**roles, counts={role: dataset.count() for role, dataset in roles.items()})
+        return cls(
+            **roles,
+            counts={role: dataset.count() for role, dataset in roles.items()},
+            source_bytes=bytes_in_all * len(uris["source"]) / len(training),
+        )
 
 
 # Of a core, for a task that reads; fractions let it run beside workers that hold most cores.

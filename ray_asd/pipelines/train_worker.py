@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ray_asd.upstream import (
     load_checkpoint,
     save_checkpoint,
     save_weights,
+    stable_rng,
     worker_batch,
 )
 
@@ -80,6 +82,7 @@ def _work(config: dict[str, Any]) -> None:
         rank=rank,
     )
     watched = list(_clips("held_out", classes, recipe))[rank::workers]
+    source = _Source(composer, recipe, held=config["hold_source"])
     with tempfile.TemporaryDirectory() as folder:
         done = _Finished(Path(folder))
         done.restore()
@@ -96,14 +99,15 @@ def _work(config: dict[str, Any]) -> None:
                 )
                 if training.total_steps:
                     _resume(training, config["log"])
-                    _train(training, composer, watched, done, config)
+                    _train(training, composer, source, watched, done, config)
                 else:
-                    _observe(training, composer, done, config)
+                    _observe(training, composer, source, done, config)
 
 
 def _train(
     training: Training,
     composer: Composer,
+    source: _Source,
     watched: list[Clip],
     done: _Finished,
     config: dict[str, Any],
@@ -113,7 +117,7 @@ def _train(
     workers = ray.train.get_context().get_world_size()
     for epoch in range(training.steps // steps, settings.epochs):
         started = time.monotonic()
-        taken = [training.step(batch) for batch in _epoch(training, composer, epoch, steps)]
+        taken = [training.step(batch) for batch in _epoch(composer, source, epoch, steps)]
         seconds = time.monotonic() - started
         line = {
             "backbone": training.backbone,
@@ -133,20 +137,51 @@ def _train(
             ray.get(config["log"].add.remote(line))
 
 
-def _epoch(training: Training, composer: Composer, epoch: int, steps: int) -> Iterator[Batch]:
+def _epoch(composer: Composer, source: _Source, epoch: int, steps: int) -> Iterator[Batch]:
     """One epoch's batches of this worker."""
-    source = _clips("source", composer.classes, training.recipe, epoch, composer.source_places)
-    yield from composer.epoch(source, epoch, steps)
+    clips = source.epoch(epoch)
+    yield from composer.epoch(clips, epoch, steps)
     # The workers share one stream: who leaves it early keeps the others waiting.
-    for _ in source:
+    for _ in clips:
         pass
 
 
+class _Source:
+    """This worker's source clips, epoch after epoch.
+
+    Few clips (the driver decides, for all workers alike) are kept after their first epoch: a
+    stream takes seconds to begin, as long as a small archive's epoch itself.
+    """
+
+    def __init__(self, composer: Composer, recipe: Recipe, held: bool) -> None:
+        self._composer, self._recipe, self._held = composer, recipe, held
+        self._kept: list[Clip] = []
+
+    def epoch(self, epoch: int) -> Iterator[Clip]:
+        """The clips in an order of this epoch's own. Read it to its end."""
+        composer = self._composer
+        if self._kept:
+            order = stable_rng("source", composer.seed, epoch, composer.rank)
+            yield from (self._kept[i] for i in order.permutation(len(self._kept)))
+            return
+        kept = []
+        for clip in _clips("source", composer.classes, self._recipe, epoch, composer.source_places):
+            if self._held:
+                # A copy, for the clip's mel is a view of a whole block.
+                kept.append(replace(clip, mel=clip.mel.copy()))
+            yield clip
+        self._kept = sorted(kept, key=lambda clip: (clip.uri, clip.start_s))
+
+
 def _observe(
-    training: Training, composer: Composer, done: _Finished, config: dict[str, Any]
+    training: Training,
+    composer: Composer,
+    source: _Source,
+    done: _Finished,
+    config: dict[str, Any],
 ) -> None:
     """Leave a backbone untrained, its BatchNorm statistics those of one epoch of the data."""
-    for batch in _epoch(training, composer, 0, config["steps"]):
+    for batch in _epoch(composer, source, 0, config["steps"]):
         training.observe(batch)
     line = {"backbone": training.backbone, "epoch": 0, "epochs": 0, "step": 0}
     _checkpoint(training, line, done, last=True)

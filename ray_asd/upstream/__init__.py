@@ -12,6 +12,7 @@ from ray_asd.upstream.checkpoints import load_checkpoint, load_state, save_check
 from ray_asd.upstream.classes import AttributeClass, Classes
 from ray_asd.upstream.clips import Clip, clips_of, crop_start
 from ray_asd.upstream.encoder import Encoder
+from ray_asd.upstream.randomness import stable_rng
 from ray_asd.upstream.step_metrics import StepMetrics, average
 from ray_asd.upstream.training import DivergedError, Training, training_settings
 from ray_asd.upstream.trunk import Trunk
@@ -41,6 +42,7 @@ __all__ = [
     "register",
     "save_checkpoint",
     "save_weights",
+    "stable_rng",
     "state",
     "steps_per_epoch",
     "training_settings",
