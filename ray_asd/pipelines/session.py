@@ -7,7 +7,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
@@ -71,9 +71,14 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
 
 @contextmanager
 def _in_a_line() -> Iterator[None]:
-    """What a task raised is raised here as it was, and Ray's own errors as :class:`RunFailed`."""
+    """What a task raised is raised here as it was, and Ray's own errors as :class:`RunFailed`.
+
+    What Ray prints meanwhile (it warns on standard output) goes to standard error: a result in
+    JSON stays one.
+    """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, BadInput | RunFailed):

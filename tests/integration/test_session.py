@@ -84,3 +84,13 @@ def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     says = r"127\.0\.0\.1:1: no Ray cluster joined: nobody answers$"
     with pytest.raises(BadInput, match=says), session.session("127.0.0.1:1"):
         pass
+
+
+def test_what_ray_prints_is_no_part_of_a_result(
+    held_ray: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with session.session():
+        print("(raylet) WARNING")
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "(raylet) WARNING" in said.err
