@@ -27,6 +27,10 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for name in ("ADDRESS", "AUTH_MODE", "AUTH_TOKEN", "AUTH_TOKEN_PATH"):
             patch.delenv(f"RAY_{name}", raising=False)
+        # Of the store that some tests serve, and here since Ray's workers have the environment
+        # of the process that started them.
+        for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+            patch.setenv(f"AWS_{name}", "test")
         yield
 
 
@@ -90,10 +94,8 @@ def s3_endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """A new bucket; the environment holds the credentials, as it would anywhere."""
-    for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test")):
-        monkeypatch.setenv(f"AWS_{name}", value)
+def bucket(s3_endpoint: str) -> Bucket:
+    """A new bucket."""
     made = Bucket(s3_endpoint, f"bucket-{uuid.uuid4().hex[:12]}")
     filesystem = fs.S3FileSystem(
         endpoint_override=s3_endpoint, scheme="http", region="us-east-1", allow_bucket_creation=True
