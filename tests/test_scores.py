@@ -1,6 +1,8 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
+import polars
 import pyarrow as pa
 import pytest
 
@@ -101,3 +103,23 @@ def test_one_ensemble_of_several(tmp_path: Path) -> None:
 def test_a_folder_without_scores(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="ray-asd score"):
         scores.read_scores(str(tmp_path))
+
+
+def test_the_readmes_query_finds_last_nights_worst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(f"u{i}", score=float(i), night="2026-01-02") for i in range(12)]
+    publish(tmp_path / "scores", *rows, row("old", score=99.0), row("v", machine_type="valve"))
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    query = readme.split("```sql\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    found = duckdb.sql(query).fetchall()
+    assert found == [(f"u{i}", float(i)) for i in range(11, 1, -1)]
+
+
+def test_polars_opens_the_table_with_one_glob(tmp_path: Path) -> None:
+    publish(tmp_path, row("a"), row("b", machine_type="valve"), row("c", night="2026-01-02"))
+    table = polars.read_parquet(tmp_path / "scores/*/*/*.parquet", hive_partitioning=True)
+    assert sorted(table["uri"].to_list()) == ["a", "b", "c"]
+    assert set(table["machine_type"].to_list()) == {"fan", "valve"}
+    assert table["score"].to_list() == [1.0, 1.0, 1.0]
