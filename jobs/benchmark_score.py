@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import processes
 import pyarrow as pa
 import soundfile
 import torch
@@ -174,17 +175,11 @@ def _over_cores(work: Callable[..., None], archive: str, bundle: str, count: int
     cores = os.cpu_count() or 1
     spawned = multiprocessing.get_context("spawn")
     ready, seconds = spawned.Barrier(cores), spawned.SimpleQueue()
-    processes = [
+    processes.run(
         spawned.Process(target=work, args=(archive, bundle, count, rank, cores, ready, seconds))
         for rank in range(cores)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        raise typer.Exit(1)
-    return count / max(seconds.get() for _ in processes)
+    )
+    return count / max(seconds.get() for _ in range(cores))
 
 
 def _mine(archive: str, count: int, rank: int, cores: int) -> list[dict[str, Any]]:

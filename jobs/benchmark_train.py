@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+import processes
 import pyarrow.parquet as pq
 import torch
 import typer
@@ -126,19 +127,13 @@ def _bare(recipe: Recipe, place: str, parts: list[str], workers: int, threads: i
     spawned = multiprocessing.get_context("spawn")
     results = spawned.SimpleQueue()
     with tempfile.TemporaryDirectory() as meet:
-        processes = [
+        processes.run(
             spawned.Process(
                 target=_bare_worker,
                 args=(recipe.to_yaml(), place, parts, rank, workers, threads, meet, results),
             )
             for rank in range(workers)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-    if any(process.exitcode for process in processes):
-        raise typer.Exit(1)
+        )
     return float(results.get())
 
 

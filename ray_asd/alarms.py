@@ -24,7 +24,6 @@ _COLUMNS = (
     "fields",
     "score",
     "percentile",
-    "decision",
 )
 
 

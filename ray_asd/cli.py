@@ -35,6 +35,11 @@ Setting = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one setting: upstream.epochs=20. May be repeated."),
 ]
+Layout = Annotated[str, typer.Option(help="How a folder's names are read.")]
+EnsembleOption = Annotated[str | None, typer.Option(help="Which ensemble.")]
+EmbeddingWorkers = Annotated[
+    int | None, typer.Option(min=1, help="Embedding actors. Default: one a core.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 if anything was rejected.")]
 
 
@@ -236,7 +241,7 @@ def score(
     source: Annotated[str, typer.Argument(help="A manifest, or a folder of recordings.")],
     bundle: Annotated[str, typer.Option(help="The bundle.")],
     out: Annotated[str, typer.Option(help="Folder of the scores table.")],
-    layout: Annotated[str, typer.Option(help="How a folder's names are read.")] = "dcase",
+    layout: Layout = "dcase",
     split: Annotated[
         str | None, typer.Option(help="Only recordings of this split: train or test.")
     ] = None,
@@ -250,9 +255,7 @@ def score(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Embedding actors. Default: one a core.")
-    ] = None,
+    workers: EmbeddingWorkers = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Recordings in a block. Default: by their number.")
     ] = None,
@@ -305,7 +308,7 @@ def evaluate(
     ground_truth: Annotated[
         str | None, typer.Option(help="The official evaluator's ground truth, for CSVs.")
     ] = None,
-    ensemble: Annotated[str | None, typer.Option(help="Which ensemble.")] = None,
+    ensemble: EnsembleOption = None,
     year: Annotated[int, typer.Option(help="Whose challenge's definition holds.")] = 2023,
     members: Annotated[
         bool, typer.Option("--members", help="Also each member's own figures.")
@@ -341,7 +344,7 @@ def evaluate(
 def submit(
     scores: Annotated[str, typer.Argument(help="A scores table.")],
     out: Annotated[str, typer.Option(help="Folder of the CSVs.")],
-    ensemble: Annotated[str | None, typer.Option(help="Which ensemble.")] = None,
+    ensemble: EnsembleOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the challenge's score and decision files of the test clips.
@@ -361,7 +364,7 @@ def report(
     scores: Annotated[str, typer.Argument(help="A scores table.")],
     bundle: Annotated[str, typer.Option(help="The bundle that it was scored with.")],
     out: Annotated[str, typer.Option(help="The HTML file to write.")],
-    ensemble: Annotated[str | None, typer.Option(help="Which ensemble.")] = None,
+    ensemble: EnsembleOption = None,
     top: Annotated[int, typer.Option(min=1, help="Clips to listen to.")] = 25,
     nights: Annotated[
         int | None, typer.Option(min=1, help="Only the last so many nights. Default: all.")
@@ -400,8 +403,8 @@ def nightly(
     source: Annotated[str, typer.Argument(help="A manifest, or a folder of recordings.")],
     bundle: Annotated[str, typer.Option(help="The bundle.")],
     out: Annotated[str, typer.Option(help="Folder of the scores table.")],
-    layout: Annotated[str, typer.Option(help="How a folder's names are read.")] = "dcase",
-    ensemble: Annotated[str | None, typer.Option(help="Which ensemble.")] = None,
+    layout: Layout = "dcase",
+    ensemble: EnsembleOption = None,
     alarms_per_night: Annotated[
         int | None, typer.Option(min=0, help="At most so many alarms, the worst.")
     ] = None,
@@ -410,9 +413,7 @@ def nightly(
         typer.Option(min=0, max=1, help="Alarms above all but this share of normals only."),
     ] = None,
     report: Annotated[str | None, typer.Option(help="The HTML report to write.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Embedding actors. Default: one a core.")
-    ] = None,
+    workers: EmbeddingWorkers = None,
     strict: Strict = False,
     address: Address = None,
 ) -> None:

@@ -20,8 +20,8 @@ from ray_asd.archive import store
 from ray_asd.errors import BadInput
 
 PARTITIONS = ("night", "machine_type")
-_HIVE = pd.partitioning(pa.schema([(name, pa.string()) for name in PARTITIONS]), flavor="hive")
-_CONTRACTS = {"scores": tables.SCORES, "rejections": tables.REJECTIONS}
+HIVE = pd.partitioning(pa.schema([(name, pa.string()) for name in PARTITIONS]), flavor="hive")
+CONTRACTS = {"scores": tables.SCORES, "rejections": tables.REJECTIONS}
 
 
 def publish(
@@ -39,7 +39,7 @@ def publish(
         store.remove(part)
         return
     store.make_dir(folder)
-    table = pa.Table.from_pylist(rows, _CONTRACTS[kind]).drop_columns(list(PARTITIONS))
+    table = pa.Table.from_pylist(rows, CONTRACTS[kind]).drop_columns(list(PARTITIONS))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     store.write_atomic(part, sink.getvalue().to_pybytes())
@@ -47,7 +47,7 @@ def publish(
 
 def _escape(value: str) -> str:
     """A machine type as one folder's name, as hive and pyarrow write it."""
-    return quote(value, safe=" ") or "__HIVE_DEFAULT_PARTITION__"
+    return quote(value, safe=" ") or "_HIVE_DEFAULT_PARTITION__"
 
 
 def read_scores(uri: str, *, latest: bool = True, ensemble: str | None = None) -> pa.Table:
@@ -134,13 +134,13 @@ def _dataset(uri: str, kind: str) -> pd.Dataset:
     if not store.exists(folder):
         raise BadInput(f"{uri}: holds no {kind}; name the folder that `ray-asd score` wrote")
     try:
-        dataset = pd.dataset(path, filesystem=filesystem, format="parquet", partitioning=_HIVE)
+        dataset = pd.dataset(path, filesystem=filesystem, format="parquet", partitioning=HIVE)
     except (pa.ArrowInvalid, OSError) as error:
         raise BadInput(f"{folder}: cannot be read: {str(error).splitlines()[0]}") from None
     if dataset.files:
-        tables.validate(dataset.schema, _CONTRACTS[kind], folder)
+        tables.validate(dataset.schema, CONTRACTS[kind], folder)
         return dataset
-    empty = _CONTRACTS[kind].empty_table()
+    empty = CONTRACTS[kind].empty_table()
     return pd.dataset(empty)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ray_asd import bundle as bundles
 from ray_asd import console
-from ray_asd.archive import manifest, store
+from ray_asd.archive import manifest
 from ray_asd.bundle import Bundle, Key, Section
 from ray_asd.downstream import ReferenceSet
 from ray_asd.errors import BadInput
@@ -60,12 +60,8 @@ def enroll(
             "the bundle anew with all recordings"
         )
     started = time.monotonic()
-    place = store.absolute(bundle)
-    weights = {
-        name: store.join(place, "backbones", f"{name}.safetensors") for name in loaded.backbones
-    }
     with session.session(address):
-        rows = fit.embedded(training, loaded.recipe, weights)
+        rows = fit.embedded(training, loaded.recipe, bundles.weights_of(bundle))
         # The backbones have heard none of them.
         references = fit.references_of(rows, frozenset(), loaded.recipe)
         fitted = fit.fitted(references, loaded.recipe)

@@ -57,7 +57,7 @@ def fit(
         references = references_of(rows, heard_by(upstream), chosen)
         sections = fitted(references, chosen)
     bundle = bundles.save(
-        Bundle(chosen, {n: store.read_bytes(uri) for n, uri in weights.items()}, sections), out
+        Bundle(chosen, {name: one.read() for name, one in weights.items()}, sections), out
     )
     return {
         "bundle": out,
@@ -105,7 +105,7 @@ def recipe_of(upstream: str, name: str | None, settings: list[str]) -> Recipe:
     return chosen
 
 
-def embedded(recordings: pa.Table, recipe: Recipe, weights: dict[str, str]) -> pa.Table:
+def embedded(recordings: pa.Table, recipe: Recipe, weights: dict[str, Weights]) -> pa.Table:
     """Embeddings of the recordings' clips, by uri and start; columns of :func:`columns.schema`.
 
     Raises:
@@ -117,7 +117,7 @@ def embedded(recordings: pa.Table, recipe: Recipe, weights: dict[str, str]) -> p
         blocks,
         embed.Embed,
         recipe=recipe.model_dump(),
-        weights={name: Weights(uri) for name, uri in weights.items()},
+        weights=weights,
     )
     tables = []
     with console.track("embed", recordings.num_rows, "recordings") as advance:

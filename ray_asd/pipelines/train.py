@@ -20,6 +20,7 @@ from ray.train.torch import TorchTrainer
 from ray_asd import console
 from ray_asd import recipe as recipes
 from ray_asd.archive import manifest, store
+from ray_asd.bundle import Weights
 from ray_asd.errors import BadInput, RunFailed
 from ray_asd.pipelines import features, metrics_log, plan, session
 from ray_asd.pipelines.train_data import Data
@@ -149,18 +150,20 @@ def heard_by(run: str) -> frozenset[str]:
     return frozenset(json.loads(store.read_bytes(place)))
 
 
-def weights_of(run: str, backbones: list[str]) -> dict[str, str]:
-    """URIs of the trained encoders' weights in the upstream run ``run``.
+def weights_of(run: str, backbones: list[str]) -> dict[str, Weights]:
+    """The trained encoders' weights in the upstream run ``run``.
 
     Raises:
         BadInput: not an upstream run, or a backbone is missing in it.
     """
     if not store.exists(store.join(run, "recipe.yaml")):
         raise BadInput(f"{run}: no recipe.yaml there; name a folder that `ray-asd train` wrote")
-    found = {name: store.join(run, name, WEIGHTS) for name in backbones}
-    for name, uri in found.items():
-        if not store.exists(uri):
-            raise BadInput(f"{uri}: missing; `ray-asd train` has not finished the backbone {name}")
+    found = {name: Weights(store.join(run, name, WEIGHTS)) for name in backbones}
+    for name, weights in found.items():
+        if not store.exists(weights.uri):
+            raise BadInput(
+                f"{weights.uri}: missing; `ray-asd train` has not finished the backbone {name}"
+            )
     return found
 
 

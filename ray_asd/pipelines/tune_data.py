@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ray_asd import console
 from ray_asd.archive import manifest, store
-from ray_asd.bundle import Key
+from ray_asd.bundle import Key, Weights
 from ray_asd.errors import BadInput
 from ray_asd.pipelines import columns, fit, tune_trial
 from ray_asd.pipelines.tune_space import Space
@@ -46,7 +46,7 @@ class Recordings:
 
 
 def embedded(
-    recordings: Recordings, recipe: Recipe, weights: dict[str, str], folder: str
+    recordings: Recordings, recipe: Recipe, weights: dict[str, Weights], folder: str
 ) -> tuple[pa.Table, str]:
     """Embeddings of one upstream run, and the digest of all that decides them.
 
@@ -55,8 +55,8 @@ def embedded(
     table = pa.concat_tables([recordings.training, recordings.tests])
     digest = hashlib.sha256(recipe.features_digest().encode())
     digest.update(recipe.downstream.precision.encode())
-    for name, uri in weights.items():
-        digest.update(name.encode() + hashlib.sha256(store.read_bytes(uri)).digest())
+    for name, one in weights.items():
+        digest.update(name.encode() + hashlib.sha256(one.read()).digest())
     digest.update(repr(table.select(["uri", "fingerprint"]).to_pydict()).encode())
     place = store.join(folder, f"{digest.hexdigest()[:16]}.parquet")
     if store.exists(place):

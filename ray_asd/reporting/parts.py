@@ -17,15 +17,12 @@ import pyarrow.parquet as pq
 from ray_asd import tables
 from ray_asd.archive import store
 from ray_asd.errors import BadInput
-from ray_asd.scores import PARTITIONS
+from ray_asd.scores import CONTRACTS, HIVE, PARTITIONS
 
 # Tasks of about a second each: a part of 64 rows takes some milliseconds to open.
 _MOST_PARTS = 256
 _MOST_BYTES = 64_000_000
 _STRETCH_ROWS = 65_536
-
-_CONTRACTS = {"scores": tables.SCORES, "rejections": tables.REJECTIONS}
-_HIVE = pd.partitioning(pa.schema([(name, pa.string()) for name in PARTITIONS]), flavor="hive")
 
 
 class Part(NamedTuple):
@@ -55,7 +52,7 @@ def list_parts(uri: str, kind: str) -> list[Part]:
         # What pyarrow's own datasets pass over: files that readers and writers put beside.
         if base.startswith("_") or not base.endswith(".parquet"):
             continue
-        place = pd.get_partition_keys(_HIVE.parse(entry.relative))
+        place = pd.get_partition_keys(HIVE.parse(entry.relative))
         named = [place.get(name) or "" for name in PARTITIONS]
         parts.append(Part(len(parts), entry.uri, entry.bytes, *named))
     return parts
@@ -109,7 +106,7 @@ def take(parts: Sequence[Part], kind: str, places: Sequence[tuple[int, int]]) ->
     for number, row in places:
         wanted.setdefault(number, []).append(row)
     found = {}
-    columns = [name for name in _CONTRACTS[kind].names if name not in PARTITIONS]
+    columns = [name for name in CONTRACTS[kind].names if name not in PARTITIONS]
     for number, rows in wanted.items():
         for table in _tables(numbered[number], kind, columns, _STRETCH_ROWS // 16):
             own = np.isin(np.asarray(table["row"]), rows)
@@ -120,7 +117,7 @@ def take(parts: Sequence[Part], kind: str, places: Sequence[tuple[int, int]]) ->
 
 def _tables(part: Part, kind: str, columns: Sequence[str], most_rows: int) -> Iterator[pa.Table]:
     filesystem, path = store.resolve(part.uri)
-    contract = pa.schema([_CONTRACTS[kind].field(name) for name in columns])
+    contract = pa.schema([CONTRACTS[kind].field(name) for name in columns])
     try:
         with pq.ParquetFile(path, filesystem=filesystem) as file:
             tables.validate(file.schema_arrow, contract, part.uri)
