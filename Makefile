@@ -8,6 +8,9 @@ ifneq ($(shell test -w "$$HOME" && echo yes),yes)
 export UV_CACHE_DIR := $(CURDIR)/$(VENV)/.uv-cache
 endif
 
+# Trust whom the machine trusts, as pip does: behind a company's proxy its own certificate counts.
+export UV_SYSTEM_CERTS ?= 1
+
 .DEFAULT_GOAL := $(READY)
 .PHONY: help demo test slow lint lock clean
 
