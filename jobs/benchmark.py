@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import benchmark_device
 import benchmark_score
 import benchmark_train
 import faiss
@@ -39,6 +40,7 @@ Points = npt.NDArray[np.float64]
 
 app.command("train")(benchmark_train.train)
 app.command("score")(benchmark_score.score)
+app.command("device")(benchmark_device.device)
 
 
 @app.callback()

@@ -46,6 +46,7 @@ class Embed:
         weights: dict[str, Weights],
         sections: list[Key] | None = None,
         threads: int = 1,
+        device: str = "cpu",
         guard: Guard | None = None,
     ) -> None:
         """Load the backbones.
@@ -54,6 +55,8 @@ class Embed:
             weights: of the trained backbones, by name.
             sections: what is known; a recording of another (machine type, section) is rejected
                 without being decoded. None where all are wanted.
+            threads: of torch, in this process.
+            device: where the backbones run; ``cuda`` is the GPU that Ray gave this actor.
             guard: keeps a recording that ends its process from ending the run; the recordings
                 come in shards then.
         """
@@ -71,6 +74,7 @@ class Embed:
                 embedding=self._recipe.upstream.embedding,
                 precision=self._recipe.downstream.precision,
                 threads=threads,
+                device=device,
             )
             for name, settings in self._recipe.upstream.backbones.items()
         }

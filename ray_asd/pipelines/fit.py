@@ -112,10 +112,11 @@ def embedded(recordings: pa.Table, recipe: Recipe, weights: dict[str, Weights]) 
         BadInput: none of them can be read.
     """
     blocks = plan.blocks(recordings)
-    pool = plan.Pool.heavy(len(blocks))
+    pool = plan.Pool.embedding(len(blocks))
     dataset = pool.stage(
         blocks,
         embed.Embed,
+        device=pool.device,
         recipe=recipe.model_dump(),
         weights=weights,
     )

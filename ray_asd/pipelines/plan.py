@@ -16,13 +16,17 @@ from ray_asd.pipelines import session
 _LIGHT_CORES = 0.5
 _LIGHT_SHARE = 0.1
 
+# Actors that share a GPU: while one decodes and makes mels on its core, others keep it busy.
+_MOST_ON_A_GPU = 16
+
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of ``size`` actors, each with a share of the cores."""
+    """A pool of ``size`` actors, each with a share of the cores, and of the GPUs."""
 
     size: int
     num_cpus: float
+    num_gpus: float = 0.0
 
     @classmethod
     def heavy(cls, blocks: int, workers: int | None = None) -> "Pool":
@@ -33,6 +37,25 @@ class Pool:
         cores = session.cores()
         size = min(workers or cores, blocks)
         return cls(size, round((cores - _LIGHT_CORES) / max(size, cores), 3))
+
+    @classmethod
+    def embedding(cls, blocks: int, workers: int | None = None) -> "Pool":
+        """Like :meth:`heavy`; where there are GPUs, actors on their nodes that share them."""
+        nodes = session.gpu_nodes()
+        if not nodes:
+            return cls.heavy(blocks, workers)
+        gpus, cores = sum(n.gpus for n in nodes), sum(n.cpus for n in nodes)
+        most = max(1, min(int(cores), gpus * _MOST_ON_A_GPU))
+        size = min(workers or most, most, blocks)
+        share = math.ceil(size / gpus)
+        # As many actors as share a node's GPUs must find room on its cores, the light stages too.
+        free = min((n.cpus - _LIGHT_CORES) / (n.gpus * share) for n in nodes)
+        return cls(size, _down(min(1.0, free)), _down(1 / share))
+
+    @property
+    def device(self) -> str:
+        """Where its actors compute, for torch."""
+        return "cuda" if self.num_gpus else "cpu"
 
     @classmethod
     def light(cls) -> "Pool":
@@ -62,6 +85,7 @@ class Pool:
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=self.size),
             num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
             ray_remote_args_fn=partial(dict, retries),
         )
 
@@ -88,5 +112,9 @@ def worker_share(nodes: list[float], workers: int) -> float:
     most = (cores - 1) / workers if cores > 1 else 0.5 / workers
     shares = [most, *(n / k for n in nodes for k in range(1, workers + 1) if n / k < most)]
     fitting = [s for s in shares if sum(int(n / s + 1e-9) for n in nodes) >= workers]
-    # Rounded down, for what is rounded up may no longer fit.
-    return math.floor(max(fitting) * 1000) / 1000
+    return _down(max(fitting))
+
+
+def _down(share: float) -> float:
+    """Rounded down, for what is rounded up may no longer fit."""
+    return math.floor(share * 1000) / 1000

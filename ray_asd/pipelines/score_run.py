@@ -82,9 +82,11 @@ class Scoring:
         """The Ray Data stream over shards, a block each; its rows are those of :class:`Reduce`."""
         recipe, light = self.loaded.recipe, Pool.light()
         watched = in_flight.start(sum(shard.num_rows for shard in shards))
-        dataset = Pool.heavy(len(shards), self.workers).stage(
+        pool = Pool.embedding(len(shards), self.workers)
+        dataset = pool.stage(
             shards,
             Embed,
+            device=pool.device,
             retries=in_flight.RETRIES,
             guard=in_flight.Guard(watched, self.patience_s),
             recipe=recipe.model_dump(),

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import ray
 import ray.data
@@ -116,6 +117,20 @@ def cores_by_node() -> list[float]:
     """CPU cores of each node that is alive and has any."""
     found = (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     return [cpus for cpus in found if cpus] or [1]
+
+
+class GpuNode(NamedTuple):
+    """A node that has GPUs."""
+
+    cpus: float
+    gpus: int
+
+
+def gpu_nodes() -> list[GpuNode]:
+    """The nodes that are alive and have both CPU cores and GPUs."""
+    found = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    nodes = [GpuNode(there.get("CPU", 0.0), int(there.get("GPU", 0))) for there in found]
+    return [node for node in nodes if node.cpus and node.gpus]
 
 
 def gpus() -> int:

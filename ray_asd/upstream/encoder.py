@@ -71,7 +71,11 @@ class Encoder:
         """(segments, mels, frames) log-mel → (segments, the backbone's embedding width)."""
         mels = torch.from_numpy(np.ascontiguousarray(segments)).to(self._device)
         entered = self._backbone.entrance(mels)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+        with (
+            torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16),
+            # A GPU's own choice is convolutions in TF32, by kernels that may differ each time.
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
             features = self._backbone.trunk(entered)
         embeddings: npt.NDArray[np.float32] = self._backbone.neck(features.float()).cpu().numpy()
         return embeddings

@@ -97,3 +97,19 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
         load_weights(fresh("transformer"), path)
     with pytest.raises(BadInput, match=r"none\.safetensors: cannot be read"):
         load_weights(fresh("transformer"), tmp_path / "none.safetensors")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("name", ["efficientnet", "transformer"])
+def test_a_gpu_embeds_as_the_cpu_does_and_always_alike(name: str) -> None:
+    weights = pack_weights(trained(name))
+    here = Encoder(SETTINGS[name], weights, **SHAPE).embed(SEGMENTS)
+    full, again, half = (
+        Encoder(SETTINGS[name], weights, **SHAPE, precision=precision, device="cuda")
+        for precision in ("fp32", "fp32", "bf16")
+    )
+    assert np.abs(full.embed(SEGMENTS) - here).max() < 1e-3 * np.ptp(here, axis=0).max()
+    assert full.embed(SEGMENTS).tobytes() == again.embed(SEGMENTS).tobytes()
+    there = half.embed(SEGMENTS)
+    cosines = (there * here).sum(1) / np.linalg.norm(there, axis=1) / np.linalg.norm(here, axis=1)
+    assert cosines.min() > 0.98
