@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import benchmark_device
+import benchmark_memory
 import benchmark_score
 import benchmark_train
 import faiss
@@ -41,6 +42,7 @@ Points = npt.NDArray[np.float64]
 app.command("train")(benchmark_train.train)
 app.command("score")(benchmark_score.score)
 app.command("device")(benchmark_device.device)
+app.command("memory")(benchmark_memory.memory)
 
 
 @app.callback()

@@ -65,7 +65,7 @@ def train(
     chosen = recipes.load(recipe, [*(settings or []), f"upstream.epochs={epochs}"])
     results: dict[str, Any] = {"epochs": epochs, "batch": chosen.upstream.batch, "figures": {}}
     with tempfile.TemporaryDirectory() as folder:
-        place = source or _fleet(Path(folder), clips)
+        place = source or made_fleet(Path(folder), clips)
         table = Path(folder) / "features"
         with session.session():
             cores = session.cores()
@@ -73,7 +73,7 @@ def train(
                 features.build(manifest.read(place), chosen, str(table)), chosen
             )
         for name in chosen.trained_backbones():
-            alone = _only(chosen, name)
+            alone = only(chosen, name)
             for count in workers or [1, 2]:
                 console.say(f"benchmark: {name}, {count} workers")
                 bare = functools.partial(_bare, alone, place, parts, count, cores // count)
@@ -89,7 +89,8 @@ def train(
     sys.stdout.write(json.dumps(results, indent=2) + "\n")
 
 
-def _fleet(folder: Path, clips: int) -> str:
+def made_fleet(folder: Path, clips: int) -> str:
+    """A manifest of ``clips`` synthesized recordings of 10 s, of four machine types."""
     types = ("fan", "gearbox", "valve", "slider")
     fleet.synthesize(
         str(folder / "recordings"),
@@ -105,7 +106,8 @@ def _fleet(folder: Path, clips: int) -> str:
     return place
 
 
-def _only(recipe: Recipe, backbone: str) -> Recipe:
+def only(recipe: Recipe, backbone: str) -> Recipe:
+    """The recipe with no other backbone."""
     tree = recipe.model_dump(mode="json")
     tree["upstream"]["backbones"] = {backbone: tree["upstream"]["backbones"][backbone]}
     return recipes.validate(tree, recipe.name)

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def _work(config: dict[str, Any]) -> None:
         seed=recipe.seed,
         rank=rank,
     )
-    watched = list(_clips("held_out", classes, recipe))[rank::workers]
+    watched = list(_watched(composer, recipe, workers))
     source = _Source(composer, recipe, held=config["hold_source"])
     with tempfile.TemporaryDirectory() as folder:
         done = _Finished(Path(folder))
@@ -108,7 +109,7 @@ def _train(
     training: Training,
     composer: Composer,
     source: _Source,
-    watched: list[Clip],
+    watched: list[Batch],
     done: _Finished,
     config: dict[str, Any],
 ) -> None:
@@ -125,7 +126,7 @@ def _train(
             "epochs": settings.epochs,
             "step": training.steps,
             **average(_of_all_workers(taken)),
-            **_watch(training, composer, watched),
+            **_watch(training, watched),
             "clips_per_s": round(steps * composer.size * workers / seconds, 1),
         }
         last = epoch + 1 == settings.epochs
@@ -266,13 +267,16 @@ def _clips(
         yield from clips_of(table, classes, recipe.front_end.mels)
 
 
-def _watch(training: Training, composer: Composer, clips: list[Clip]) -> dict[str, Any]:
-    """Losses and accuracies on the held-out clips, each cropped the same in every epoch."""
-    size = composer.size
-    taken = [
-        training.validate(composer.crops([(clip, 0) for clip in clips[i : i + size]], epoch=-1))
-        for i in range(0, len(clips), size)
-    ]
+def _watched(composer: Composer, recipe: Recipe, workers: int) -> Iterator[Batch]:
+    """This worker's held-out clips, each cropped once: what is not looked at is not kept."""
+    clips = islice(_clips("held_out", composer.classes, recipe), composer.rank, None, workers)
+    while several := list(islice(clips, composer.size)):
+        yield composer.crops([(clip, 0) for clip in several], epoch=-1)
+
+
+def _watch(training: Training, watched: list[Batch]) -> dict[str, Any]:
+    """Losses and accuracies on the held-out clips."""
+    taken = [training.validate(batch) for batch in watched]
     figures = average(_of_all_workers(taken))
     figures.pop("learning_rate")
     return {f"held_out_{name}": value for name, value in figures.items()}

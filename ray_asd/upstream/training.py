@@ -22,6 +22,7 @@ from ray_asd.upstream.network import Losses, Outputs, build_network, hits, losse
 from ray_asd.upstream.optimizer import build_optimizer, build_schedule
 from ray_asd.upstream.randomness import seeded, stable_rng
 from ray_asd.upstream.step_metrics import StepMetrics
+from ray_asd.upstream.trunk import Trunk
 
 
 class DivergedError(RunFailed):
@@ -54,7 +55,8 @@ class Training:
         device: where to train.
         wrap: puts the network into DistributedDataParallel (with ``forward_sync_buffers=False``).
         rank: of this worker.
-        bf16: autocast to bfloat16; by default where a CUDA device has it natively.
+        bf16: autocast to bfloat16; by default where the device has it natively, of processors
+            only for trunks that are faster in it.
 
     Raises:
         BadInput: pretrained weights that cannot be had.
@@ -79,7 +81,6 @@ class Training:
         self.device = device
         self.steps = 0
         self._rank = rank
-        self._bf16 = _has_bf16(device) if bf16 is None else bf16
         settings = recipe.upstream
         with seeded(torch.device("cpu"), "weights", recipe.seed):
             trunk_to_neck = build_backbone(
@@ -89,6 +90,7 @@ class Training:
                 embedding=settings.embedding,
             )
             network = build_network(trunk_to_neck, settings.embedding, classes, settings.loss)
+        self._bf16 = _has_bf16(device, trunk_to_neck.trunk) if bf16 is None else bf16
         self.network = network.to(device)
         self.optimizer = build_optimizer(self.network, settings)
         self.schedule = build_schedule(self.optimizer, settings, total_steps)
@@ -200,5 +202,8 @@ def training_settings(recipe: Recipe) -> dict[str, Any]:
     return kept | {f"upstream.{key}": upstream[key] for key in upstream if key not in apart}
 
 
-def _has_bf16(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+def _has_bf16(device: torch.device, trunk: Trunk) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    there = torch.cpu.get_capabilities()
+    return trunk.bf16_on_cpu and any(there[name] for name in there if "bf16" in name)

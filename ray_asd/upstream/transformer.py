@@ -15,6 +15,8 @@ from ray_asd.upstream.trunk import Trunk
 class TransformerTrunk(Trunk):
     """One token per mel frame and a learned header token, whose output is the feature."""
 
+    bf16_on_cpu = True
+
     def __init__(self, settings: Transformer, mels: int, frames: int) -> None:
         super().__init__()
         self.width = settings.width

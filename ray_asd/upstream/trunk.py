@@ -7,6 +7,8 @@ class Trunk(nn.Module):
     """From normalized log-mel segments (batch, mels, frames) to features (batch, width)."""
 
     width: int
+    bf16_on_cpu = False
+    """Whether it trains faster in bfloat16 on processors that have it: mostly matrix products."""
 
     def forward(self, mels: Tensor) -> Tensor:
         """(batch, mels, frames) → (batch, width)."""

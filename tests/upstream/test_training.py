@@ -150,6 +150,29 @@ def test_the_seed_decides_the_weights_and_leaves_the_stream_alone(
     assert not torch.equal(heads[0].weight, heads[2].weight)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "native", "half"),
+    [("transformer", True, True), ("transformer", False, False), ("efficientnet", True, False)],
+)
+def test_a_processor_trains_in_bf16_where_it_helps(
+    tiny: Callable[..., Recipe],
+    three_types: Classes,
+    random_batch: Callable[..., Batch],
+    monkeypatch: pytest.MonkeyPatch,
+    backbone: str,
+    native: bool,
+    half: bool,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    recipe = tiny("upstream.backbones.transformer.dropout=0.0")
+    batch = random_batch(three_types, [0, 1, 2], [0, -1, 2])
+    losses = {
+        bf16: Training(recipe, backbone, three_types, 1, CPU, bf16=bf16).step(batch).loss
+        for bf16 in (None, False, True)
+    }
+    assert losses[None] == losses[half] != losses[not half]
+
+
 @GPU
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("backbone", ["efficientnet", "transformer"])
