@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import ray
+from tensorboardX import SummaryWriter
 
 from ray_asd import console
 from ray_asd.archive import store
+
+EVENTS = "events.out.tfevents.epochs"
+"""TensorBoard's log; it looks for files whose name holds ``tfevents``."""
 
 
 class MetricsLog:
@@ -43,9 +49,9 @@ class MetricsLog:
 def followed(epochs: dict[str, int], out: str) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """Show epochs as they end, and leave each backbone's lines as ``<name>/metrics.jsonl``.
 
-    They are written as they come, so that a driver that is killed leaves them too. ``epochs`` are
-    those of each backbone, in the order in which they are trained. Yields the actor that workers
-    report to, and the lines that came so far.
+    They, and TensorBoard's log of them, are written as they come, so that a driver that is killed
+    leaves them too. ``epochs`` are those of each backbone, in the order in which they are trained.
+    Yields the actor that workers report to, and the lines that came so far.
     """
     log = ray.remote(num_cpus=0)(MetricsLog).remote()
     lines: list[dict[str, Any]] = []
@@ -106,6 +112,24 @@ def _write(lines: list[dict[str, Any]], out: str) -> None:
         text = "".join(json.dumps(by_epoch[epoch]) + "\n" for epoch in sorted(by_epoch))
         store.make_dir(store.join(out, backbone))
         store.write_atomic(place, text.encode())
+        events = _events([by_epoch[epoch] for epoch in sorted(by_epoch)])
+        store.write_atomic(store.join(out, backbone, EVENTS), events)
+
+
+def _events(lines: list[dict[str, Any]]) -> bytes:
+    """A TensorBoard log of the lines: a scalar for each number, by epoch.
+
+    Written anew each time, as ``metrics.jsonl`` is: what a log already holds keeps its place in
+    it, so that a TensorBoard that reads on finds only what is new.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with SummaryWriter(folder) as writer:
+            for line in lines:
+                for name, value in line.items():
+                    if isinstance(value, int | float) and name not in ("epoch", "epochs", "at"):
+                        writer.add_scalar(name, value, line["epoch"], walltime=line.get("at"))
+        (file,) = Path(folder).iterdir()
+        return file.read_bytes()
 
 
 def _in_words(line: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 ``RUN/`` then holds ``run.json``, ``recipe.yaml``, ``classes.json``, ``heard.json`` (which
 recordings were trained on, by :func:`manifest.identities`), ``checkpoints/`` (Ray Train's
 storage), and for each backbone ``<name>/weights.safetensors`` (the encoder, without heads) and
-``<name>/metrics.jsonl`` (a line an epoch).
+``<name>/metrics.jsonl`` (a line an epoch; beside it the same as a TensorBoard log).
 """
 
 from __future__ import annotations

@@ -125,6 +125,7 @@ def _train(
             "epoch": epoch + 1,
             "epochs": settings.epochs,
             "step": training.steps,
+            "at": round(time.time(), 1),
             **average(_of_all_workers(taken)),
             **_watch(training, watched),
             "clips_per_s": round(steps * composer.size * workers / seconds, 1),

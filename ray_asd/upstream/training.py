@@ -204,6 +204,6 @@ def training_settings(recipe: Recipe) -> dict[str, Any]:
 
 def _has_bf16(device: torch.device, trunk: Trunk) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     there = torch.cpu.get_capabilities()
     return trunk.bf16_on_cpu and any(there[name] for name in there if "bf16" in name)
