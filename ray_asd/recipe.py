@@ -340,18 +340,19 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _backbones_hear_the_same_recordings(self) -> Recipe:
-        for name in self.upstream.backbones:
+        rate_hz = self.front_end.sample_rate_hz
+        for name, settings in self.upstream.backbones.items():
             place = ("upstream", "backbones", name, "front_end")
+            own_hz = (settings.front_end or {}).get("sample_rate_hz", rate_hz)
+            if own_hz != rate_hz:
+                raise ValueError(
+                    f"{'.'.join(place)}: sample_rate_hz {own_hz}, and that of front_end is "
+                    f"{rate_hz}; a recording is decoded once, for all backbones: leave it out"
+                )
             try:
-                own = self.front_end_of(name)
+                self.front_end_of(name)
             except ValidationError as error:
                 raise ValueError(_explain(error, place)) from None
-            if own.sample_rate_hz != self.front_end.sample_rate_hz:
-                raise ValueError(
-                    f"{'.'.join(place)}: sample_rate_hz {own.sample_rate_hz}, and that of "
-                    f"front_end is {self.front_end.sample_rate_hz}; a recording is decoded once, "
-                    "for all backbones: leave it out"
-                )
         for own in [self.front_end, *self.front_ends()]:
             if own.n_fft // 2 >= round(self.clips.segment_s * own.sample_rate_hz):
                 raise ValueError(
@@ -541,7 +542,8 @@ def _set(tree: dict[str, Any], override: str) -> None:
     *path, last = key.split(".")
     place = tree
     for i, step in enumerate([*path, last]):
-        if not isinstance(place, dict) or step not in place:
+        left_out = i == len(path) and step in _keys_at(path, optional=True)
+        if not isinstance(place, dict) or not (step in place or left_out):
             where = ".".join(path[:i]) or "the recipe"
             there = list(place) if isinstance(place, dict) else []
             raise BadInput(f"--set {override}: {where} has no {step}; {_nearest(step, there)}")
@@ -579,8 +581,11 @@ def _explain(error: ValidationError, within: tuple[str, ...] = ()) -> str:
     return f"{place}: {message[:1].lower()}{message[1:]}{value}{more}" if place else message
 
 
-def _keys_at(path: list[str]) -> list[str]:
-    """Names of the settings at ``path``, following the models by their fields."""
+def _keys_at(path: list[str], optional: bool = False) -> list[str]:
+    """Names of the settings at ``path``, or of those that may be left out.
+
+    Found by following the models by their fields.
+    """
     models: list[Any] = [Recipe]
     for step in path:
         following: list[Any] = []
@@ -594,7 +599,10 @@ def _keys_at(path: list[str]) -> list[str]:
             else:
                 following.append(model)
         models = following
-    return sorted({k for m in models if hasattr(m, "model_fields") for k in m.model_fields})
+    fields = [
+        field for m in models if hasattr(m, "model_fields") for field in m.model_fields.items()
+    ]
+    return sorted({key for key, field in fields if not (optional and field.is_required())})
 
 
 def _models_in(annotation: Any) -> list[Any]:
