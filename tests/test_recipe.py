@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -202,3 +205,11 @@ def test_embeddings_are_as_wide_as_their_backbone_makes_them() -> None:
     best = recipe.load("best", ["front_end.mels=100"])
     assert [best.embedding_width(name) for name in best.upstream.backbones] == [128, 128, 200]
     assert best.trained_backbones() == ["efficientnet", "transformer"]
+
+
+def test_the_recipes_in_the_readme_load() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    found = [recipe.parse(t, "README.md") for t in re.findall(r"```yaml\n(.*?)```", text, re.S)]
+    assert [chosen.name for chosen in found] == ["mine", "three_resolutions"]
+    bands = [front_end.bands for front_end in found[1].front_ends()]
+    assert bands == [224, 224, 124]

@@ -16,8 +16,8 @@ class LogMel:
     """Power spectrogram of a whole clip: Hann window, frames centred, HTK mel bands or plain bins.
 
     Equal to ``torchaudio.transforms.MelSpectrogram`` (power 2, no norm) followed by
-    ``log(mel + floor)``; the real part, the imaginary part and the filters are kept as plain
-    matrices, since building the transform anew costs more than using it.
+    ``log(mel + floor)``, or, under ``mels: bins``, to its ``Spectrogram`` from ``low_hz`` to
+    ``high_hz``; window and filters are kept, since building them anew costs more than using them.
 
     >>> from ray_asd import recipe
     >>> LogMel(recipe.load("first_shot").front_end)(np.random.randn(32000).astype("f4")).shape
