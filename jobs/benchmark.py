@@ -141,24 +141,24 @@ def _detectors(
 
 def _embedding_s(chosen: Recipe, repetitions: int, threads: int) -> float:
     """Seconds a clip of all backbones together, with random weights."""
-    frames = segment_frames(chosen.front_end, chosen.clips)
-    mels, segments = chosen.front_end.mels, chosen.clips.segments
     torch.manual_seed(chosen.seed)
-    clip = np.random.default_rng(0).normal(size=(segments, mels, frames)).astype(np.float32)
-    encoders = {}
+    random = np.random.default_rng(0)
+    tasks: dict[str, Callable[[], object]] = {}
     for name, settings in chosen.upstream.backbones.items():
-        made = build_backbone(
-            settings, mels=mels, frames=frames, embedding=chosen.upstream.embedding
-        )
-        encoders[name] = Encoder(
+        front_end = chosen.front_end_of(name)
+        mels, frames = front_end.bands, segment_frames(front_end, chosen.clips)
+        embedding = chosen.upstream.embedding
+        made = build_backbone(settings, mels=mels, frames=frames, embedding=embedding)
+        encoder = Encoder(
             settings,
             pack_weights(made),
             mels=mels,
             frames=frames,
-            embedding=chosen.upstream.embedding,
+            embedding=embedding,
             threads=threads,
         )
-    tasks = {name: lambda e=encoder: e.embed(clip) for name, encoder in encoders.items()}
+        clip = random.normal(size=(chosen.clips.segments, mels, frames)).astype(np.float32)
+        tasks[name] = lambda e=encoder, c=clip: e.embed(c)  # type: ignore[misc]
     return sum(_medians(tasks, repetitions).values())
 
 

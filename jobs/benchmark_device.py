@@ -65,8 +65,9 @@ def _measured(
     recipe: Recipe, name: str, place: torch.device, bf16: bool, repetitions: int
 ) -> dict[str, Any]:
     classes = Classes(_TYPES, (), tuple((machine_type, "00") for machine_type in _TYPES))
-    frames = segment_frames(recipe.front_end, recipe.clips)
-    mels, count = recipe.front_end.mels, recipe.upstream.batch
+    front_end = recipe.front_end_of(name)
+    frames = segment_frames(front_end, recipe.clips)
+    mels, count = front_end.bands, recipe.upstream.batch
     random = np.random.default_rng(0)
     labels = torch.eye(len(_TYPES))[torch.from_numpy(random.integers(len(_TYPES), size=count))]
     batch = Batch(

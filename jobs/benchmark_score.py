@@ -47,7 +47,7 @@ from ray_asd.downstream import score_clips
 from ray_asd.frontend import segment_frames, segment_starts, standardize
 from ray_asd.pipelines import columns, fit, fit_section, session
 from ray_asd.pipelines.embed import Embed
-from ray_asd.recipe import Recipe
+from ray_asd.recipe import FrontEnd, Recipe
 from ray_asd.upstream import Classes, Training, build_backbone, load_weights, pack_weights
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
@@ -204,49 +204,64 @@ def _plain(
 ) -> None:
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)
-    recipe, front_end = loaded.recipe, loaded.recipe.front_end
-    frames = segment_frames(front_end, recipe.clips)
-    backbones = {}
+    recipe = loaded.recipe
+    backbones: dict[FrontEnd, list[torch.nn.Module]] = {}
     for name, settings in recipe.upstream.backbones.items():
+        front_end = recipe.front_end_of(name)
         backbone = build_backbone(
-            settings, mels=front_end.mels, frames=frames, embedding=recipe.upstream.embedding
+            settings,
+            mels=front_end.bands,
+            frames=segment_frames(front_end, recipe.clips),
+            embedding=recipe.upstream.embedding,
         ).to(memory_format=torch.contiguous_format)
-        load_weights(backbone, loaded.backbones[name])
-        backbones[name] = backbone.eval()
-    mel_of = torchaudio.transforms.MelSpectrogram(
-        sample_rate=front_end.sample_rate_hz,
-        n_fft=front_end.n_fft,
-        hop_length=front_end.hop,
-        n_mels=front_end.mels,
-        f_min=front_end.low_hz,
-        f_max=front_end.high_hz,
-    )
+        if settings.trained:
+            load_weights(backbone, loaded.backbones[name])
+        backbones.setdefault(front_end, []).append(backbone.eval())
+    spectra = {front_end: _torchaudio(front_end) for front_end in backbones}
     neighbours = {
         key: NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(
             section.neighbours.embeddings
         )
         for key, section in loaded.sections.items()
     }
-    length = (frames - 1) * front_end.hop
+
+    def mels(front_end: FrontEnd, waveform: torch.Tensor) -> torch.Tensor:
+        frames, hop = segment_frames(front_end, recipe.clips), front_end.hop
+        starts = segment_starts(len(waveform) // hop + 1, frames, recipe.clips.segments)
+        pieces = [waveform[s * hop :][: (frames - 1) * hop] for s in starts]
+        return torch.log(torch.stack(list(map(spectra[front_end], pieces))) + front_end.floor)
 
     @torch.inference_mode()
     def one(recording: dict[str, Any]) -> npt.NDArray[np.float64]:
         samples, _ = soundfile.read(recording["uri"], dtype="float32")
         waveform = torch.from_numpy(standardize(samples))
-        starts = segment_starts(len(samples) // front_end.hop + 1, frames, recipe.clips.segments)
-        mels = torch.stack(
-            [
-                torch.log(mel_of(waveform[s * front_end.hop :][:length]) + front_end.floor)
-                for s in starts
-            ]
-        )
         section = neighbours[recording["machine_type"], recording["section"]]
-        embeddings = [backbone(mels).mean(0, keepdim=True) for backbone in backbones.values()]
+        embeddings = [
+            backbone(segments).mean(0, keepdim=True)
+            for front_end, own in backbones.items()
+            for segments in [mels(front_end, waveform)]
+            for backbone in own
+        ]
         distances, _ = section.kneighbors(embeddings[0].numpy())
         return np.asarray(distances)
 
     with threadpool_limits(1):
         seconds.put(_timed(_mine(archive, count, rank, cores), one, ready))
+
+
+def _torchaudio(front_end: FrontEnd) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Waveform (samples,) → power (bands, frames), by torchaudio's own transforms."""
+    if isinstance(front_end.mels, int):
+        return torchaudio.transforms.MelSpectrogram(
+            sample_rate=front_end.sample_rate_hz,
+            n_fft=front_end.n_fft,
+            hop_length=front_end.hop,
+            n_mels=front_end.mels,
+            f_min=front_end.low_hz,
+            f_max=front_end.high_hz,
+        )
+    spectrogram = torchaudio.transforms.Spectrogram(front_end.n_fft, hop_length=front_end.hop)
+    return lambda waveform: spectrogram(waveform)[front_end.bins.start : front_end.bins.stop]
 
 
 def _kernels(

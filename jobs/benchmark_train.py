@@ -69,14 +69,18 @@ def train(
         table = Path(folder) / "features"
         with session.session():
             cores = session.cores()
-            parts = features.parts_of(
-                features.build(manifest.read(place), chosen, str(table)), chosen
-            )
+            front_ends = chosen.front_ends(chosen.trained_backbones())
+            folders = features.build(manifest.read(place), chosen, front_ends, str(table))
+            parts = {
+                front_end: features.parts_of(folder, chosen, front_end)
+                for front_end, folder in zip(front_ends, folders, strict=True)
+            }
         for name in chosen.trained_backbones():
             alone = only(chosen, name)
             for count in workers or [1, 2]:
                 console.say(f"benchmark: {name}, {count} workers")
-                bare = functools.partial(_bare, alone, place, parts, count, cores // count)
+                own = parts[chosen.front_end_of(name)]
+                bare = functools.partial(_bare, alone, place, own, count, cores // count)
                 before = bare()
                 out = Path(folder) / f"{name}-{count}"
                 piped = _pipeline(alone, place, out, count, str(table))
@@ -153,13 +157,12 @@ def _bare_worker(
     torch.manual_seed(0)
     recipe = recipes.parse(text, "benchmark")
     classes = Classes.of(manifest.training(manifest.read(place)))
-    mels, labels = _loaded(recipe, classes, parts, rank, workers)
-    length = segment_frames(recipe.front_end, recipe.clips)
-    (backbone,) = recipe.upstream.backbones.values()
+    ((name, backbone),) = recipe.upstream.backbones.items()
+    front_end = recipe.front_end_of(name)
+    mels, labels = _loaded(front_end.bands, classes, parts, rank, workers)
+    length = segment_frames(front_end, recipe.clips)
     embedding = recipe.upstream.embedding
-    encoder = build_backbone(
-        backbone, mels=recipe.front_end.mels, frames=length, embedding=embedding
-    )
+    encoder = build_backbone(backbone, mels=front_end.bands, frames=length, embedding=embedding)
     network: nn.Module = build_network(encoder, embedding, classes, recipe.upstream.loss)
     size = worker_batch(recipe.upstream.batch, workers)
     steps = max(1, len(mels) // size)
@@ -180,7 +183,7 @@ def _bare_worker(
         order = rng.permutation(len(mels))
         for step in range(steps):
             chosen = order[step * size : (step + 1) * size]
-            crops = np.empty((len(chosen), recipe.front_end.mels, length), np.float32)
+            crops = np.empty((len(chosen), front_end.bands, length), np.float32)
             for row, index in zip(crops, chosen, strict=True):
                 start = rng.integers(mels[index].shape[1] - length, endpoint=True)
                 row[:] = mels[index][:, start : start + length]
@@ -200,13 +203,13 @@ def _bare_worker(
 
 
 def _loaded(
-    recipe: Recipe, classes: Classes, parts: list[str], rank: int, workers: int
+    bands: int, classes: Classes, parts: list[str], rank: int, workers: int
 ) -> tuple[list[npt.NDArray[np.float16]], list[Tensor]]:
     """This rank's mels, and their one-hot labels, in memory."""
     mels: list[npt.NDArray[np.float16]] = []
     rows: list[tuple[int, int, int]] = []
     for part in parts:
-        for clip in clips_of(pq.read_table(part), classes, recipe.front_end.mels):
+        for clip in clips_of(pq.read_table(part), classes, bands):
             mels.append(np.array(clip.mel))
             rows.append((clip.machine_type, clip.attributes, clip.plain))
     counts = (

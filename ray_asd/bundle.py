@@ -96,7 +96,7 @@ def save(bundle: Bundle, uri: str) -> Bundle:
             for name, settings in sorted(bundle.recipe.upstream.backbones.items())
             if not settings.trained
         ),
-        bundle.recipe.features_digest(),
+        bundle.recipe.hearing_digest(),
         bundle.recipe.downstream.precision,
         json.dumps(bundle.recipe.model_dump(mode="json")["ensembles"], sort_keys=True),
     )

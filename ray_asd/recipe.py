@@ -1,6 +1,7 @@
 """Every setting of one system, as frozen models; YAML in and out.
 
 The models carry no defaults: the numbers stand in ``recipes/first_shot.yaml`` and nowhere else.
+What alone may be left out is a backbone's ``front_end``: its changes to the recipe's.
 A recipe that names another in ``extends`` says only what it changes. A bundle holds the recipe
 it was fitted with, whole, so that every score can be traced to it.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -44,13 +47,27 @@ class Settings(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _count_or_bins(value: Any) -> Any:
+    # A union of types would name both of its branches in an error's place.
+    if value == "bins" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError("a number of mel bands greater than 0, or bins")
+
+
+def _front_end_changes(value: Any) -> Any:
+    for key in value if isinstance(value, dict) else ():
+        if key not in FrontEnd.model_fields:
+            raise ValueError(f"no setting {key}; {_nearest(key, list(FrontEnd.model_fields))}")
+    return value
+
+
 class FrontEnd(Settings):
-    """How a waveform becomes a mel spectrogram."""
+    """How a waveform becomes a spectrogram, by mel bands or by the STFT's own bins."""
 
     sample_rate_hz: Positive
     n_fft: Positive
     hop: Positive
-    mels: Positive
+    mels: Annotated[int | Literal["bins"], BeforeValidator(_count_or_bins)]
     low_hz: Annotated[float, Field(ge=0)]
     high_hz: Annotated[float, Field(gt=0)]
     scale: Literal["log", "linear"]
@@ -60,7 +77,20 @@ class FrontEnd(Settings):
     def _bands_lie_below_nyquist(self) -> FrontEnd:
         if not self.low_hz < self.high_hz <= self.sample_rate_hz / 2:
             raise ValueError("low_hz < high_hz <= sample_rate_hz / 2 must hold")
+        if not self.bands:
+            raise ValueError("no bin of the STFT lies from low_hz to high_hz")
         return self
+
+    @property
+    def bands(self) -> int:
+        """Bands of a spectrogram."""
+        return self.mels if isinstance(self.mels, int) else len(self.bins)
+
+    @property
+    def bins(self) -> range:
+        """Numbers of the STFT's bins that lie from ``low_hz`` to ``high_hz``."""
+        spacing_hz = self.sample_rate_hz / self.n_fft
+        return range(math.ceil(self.low_hz / spacing_hz), int(self.high_hz / spacing_hz) + 1)
 
 
 class Clips(Settings):
@@ -87,6 +117,12 @@ class Backbone(Settings):
     """whether it has weights that training finds"""
 
     kind: str
+    front_end: Annotated[
+        dict[str, Any] | None,
+        BeforeValidator(_front_end_changes),
+        Field(exclude_if=lambda changes: changes is None),
+    ] = None
+    """what it hears otherwise than the recipe's front end says; see :meth:`Recipe.front_end_of`"""
 
     @property
     def stays_frozen(self) -> bool:
@@ -94,7 +130,7 @@ class Backbone(Settings):
         return bool(getattr(self, "frozen", False))
 
     def embedding_width(self, embedding: int, mels: int) -> int:
-        """Length of its embeddings, by ``upstream.embedding`` and the mel bands of a segment."""
+        """Length of its embeddings, by ``upstream.embedding`` and the bands of a segment."""
         return embedding
 
 
@@ -125,7 +161,7 @@ class Transformer(Backbone):
 
 
 class Statistics(Backbone):
-    """Mean and standard deviation of each mel band over the segment's frames; not trained."""
+    """Mean and standard deviation of each band over the segment's frames; not trained."""
 
     trained: ClassVar[bool] = False
 
@@ -302,6 +338,41 @@ class Recipe(Settings):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _backbones_hear_the_same_recordings(self) -> Recipe:
+        rate_hz = self.front_end.sample_rate_hz
+        for name, settings in self.upstream.backbones.items():
+            place = ("upstream", "backbones", name, "front_end")
+            own_hz = (settings.front_end or {}).get("sample_rate_hz", rate_hz)
+            if own_hz != rate_hz:
+                raise ValueError(
+                    f"{'.'.join(place)}: sample_rate_hz {own_hz}, and that of front_end is "
+                    f"{rate_hz}; a recording is decoded once, for all backbones: leave it out"
+                )
+            try:
+                self.front_end_of(name)
+            except ValidationError as error:
+                raise ValueError(_explain(error, place)) from None
+        for own in [self.front_end, *self.front_ends()]:
+            if own.n_fft // 2 >= round(self.clips.segment_s * own.sample_rate_hz):
+                raise ValueError(
+                    f"n_fft {own.n_fft}: half a window is as long as clips.segment_s "
+                    f"{self.clips.segment_s:g} or longer; take shorter windows"
+                )
+        return self
+
+    def front_end_of(self, backbone: str) -> FrontEnd:
+        """What ``backbone`` hears: the recipe's front end, with the changes that it names."""
+        changes = self.upstream.backbones[backbone].front_end
+        if changes is None:
+            return self.front_end
+        return FrontEnd.model_validate({**self.front_end.model_dump(), **changes})
+
+    def front_ends(self, backbones: Iterable[str] | None = None) -> list[FrontEnd]:
+        """The different front ends of ``backbones``, in their order; of all of them if None."""
+        names = self.upstream.backbones if backbones is None else backbones
+        return list(dict.fromkeys(map(self.front_end_of, names)))
+
     def members(self) -> list[str]:
         """Names of all members: ``backbone/detector``, backbones first in their order."""
         return [
@@ -322,7 +393,7 @@ class Recipe(Settings):
     def embedding_width(self, backbone: str) -> int:
         """Length of the embeddings of ``backbone``."""
         settings = self.upstream.backbones[backbone]
-        return settings.embedding_width(self.upstream.embedding, self.front_end.mels)
+        return settings.embedding_width(self.upstream.embedding, self.front_end_of(backbone).bands)
 
     def used_members(self) -> list[str]:
         """Names of the members that some ensemble names, in the order of :meth:`members`.
@@ -337,9 +408,24 @@ class Recipe(Settings):
         members = self.ensembles[name].members
         return self.members() if members == "all" else list(members)
 
-    def features_digest(self) -> str:
+    def features_digest(self, front_end: FrontEnd) -> str:
         """Digest of all that decides a features table: the front end and the cutting of clips."""
-        text = self.front_end.digest() + self.clips.digest()
+        text = front_end.digest() + self.clips.digest()
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def hearing_digest(self) -> str:
+        """Digest of all that decides what the backbones hear.
+
+        Where all of them hear the same it is :meth:`features_digest`, so that what one front end
+        scored keeps its section digests.
+        """
+        heard = {
+            name: self.features_digest(self.front_end_of(name)) for name in self.upstream.backbones
+        }
+        different = set(heard.values())
+        if len(different) == 1:
+            return different.pop()
+        text = json.dumps(heard, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
@@ -456,7 +542,8 @@ def _set(tree: dict[str, Any], override: str) -> None:
     *path, last = key.split(".")
     place = tree
     for i, step in enumerate([*path, last]):
-        if not isinstance(place, dict) or step not in place:
+        left_out = i == len(path) and step in _keys_at(path, optional=True)
+        if not isinstance(place, dict) or not (step in place or left_out):
             where = ".".join(path[:i]) or "the recipe"
             there = list(place) if isinstance(place, dict) else []
             raise BadInput(f"--set {override}: {where} has no {step}; {_nearest(step, there)}")
@@ -479,9 +566,9 @@ def _nearest(word: str, there: list[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(there) or 'none'}"
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, within: tuple[str, ...] = ()) -> str:
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(step) for step in first["loc"]) or "the recipe"
+    place = ".".join(str(step) for step in (*within, *first["loc"]))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         *parents, key = (str(step) for step in first["loc"])
@@ -490,11 +577,15 @@ def _explain(error: ValidationError) -> str:
         return f"{place} is missing; add it, or start the file with `extends: first_shot`{more}"
     message = first["msg"].removeprefix("Value error, ")
     value = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
-    return f"{place}: {message[:1].lower()}{message[1:]}{value}{more}"
+    # What is wrong between the parts of a recipe names its places itself.
+    return f"{place}: {message[:1].lower()}{message[1:]}{value}{more}" if place else message
 
 
-def _keys_at(path: list[str]) -> list[str]:
-    """Names of the settings at ``path``, following the models by their fields."""
+def _keys_at(path: list[str], optional: bool = False) -> list[str]:
+    """Names of the settings at ``path``, or of those that may be left out.
+
+    Found by following the models by their fields.
+    """
     models: list[Any] = [Recipe]
     for step in path:
         following: list[Any] = []
@@ -508,7 +599,10 @@ def _keys_at(path: list[str]) -> list[str]:
             else:
                 following.append(model)
         models = following
-    return sorted({k for m in models if hasattr(m, "model_fields") for k in m.model_fields})
+    fields = [
+        field for m in models if hasattr(m, "model_fields") for field in m.model_fields.items()
+    ]
+    return sorted({key for key, field in fields if not (optional and field.is_required())})
 
 
 def _models_in(annotation: Any) -> list[Any]:

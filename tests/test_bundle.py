@@ -70,6 +70,19 @@ def test_another_section_changes_no_old_digest(saved: tuple[Bundle, str], tmp_pa
     assert grown.bundle_id != made.bundle_id
 
 
+def test_another_front_end_of_one_backbone_changes_every_digest(
+    saved: tuple[Bundle, str], tmp_path: Path
+) -> None:
+    made, _ = saved
+    tree = RECIPE.model_dump(mode="json")
+    tree["upstream"]["backbones"]["transformer"]["front_end"] = {"n_fft": 4096}
+    other = recipe.validate(tree, "other")
+    place = str(tmp_path / "other")
+    again = bundle.save(Bundle(other, made.backbones, made.sections), place)
+    assert all(again.digests[key] != digest for key, digest in made.digests.items())
+    assert bundle.load(place).recipe.front_end_of("transformer").n_fft == 4096
+
+
 def test_a_changed_byte_in_any_file_is_found(saved: tuple[Bundle, str]) -> None:
     _, place = saved
     for file in sorted(Path(place).rglob("*")):

@@ -58,6 +58,10 @@ def test_names_that_fit_no_layout_are_left_out_with_a_warning(
         (["train", "{tmp}/text.parquet", "--out", "{tmp}/up"], "text.parquet"),
         (["train", "{listed}", "--out", "{tmp}/up", "--recipe", "lost"], "recipe lost"),
         (["train", "{listed}", "--out", "{tmp}/up", "--set", "upstream.epoch=1"], "epochs"),
+        (
+            ["train", "{listed}", "--out", "{tmp}/up", "--recipe", "{tmp}/rates.yaml"],
+            "sample_rate_hz 8000, and that of front_end is 16000; a recording is decoded once",
+        ),
         (["fit", "{listed}", "--upstream", "{tmp}/empty", "--out", "{tmp}/b"], "recipe.yaml"),
         (["score", "{listed}", "--bundle", "{tmp}/empty", "--out", "{tmp}/s"], "bundle.json"),
         (["evaluate", "{tmp}/empty"], "empty"),
@@ -78,6 +82,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
     (tmp_path / "misnamed").mkdir()
     (tmp_path / "misnamed" / "noise.wav").write_bytes(b"x")
     (tmp_path / "text.parquet").write_text("no Parquet")
+    (tmp_path / "rates.yaml").write_text(
+        "extends: demo\nupstream: {backbones: {transformer: {front_end: {sample_rate_hz: 8000}}}}\n"
+    )
     pq.write_table(pa.table({"uri": ["a"]}), tmp_path / "other.parquet")
     filled = [a.replace("{tmp}", str(tmp_path)).replace("{listed}", listed) for a in arguments]
     code, out, err = run_cli(*filled, capfd=capfd)

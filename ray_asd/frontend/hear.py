@@ -1,6 +1,6 @@
 """A row of the manifest → its clips' mel spectrograms, or why there are none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,16 +8,17 @@ from ray_asd.archive import decode
 from ray_asd.errors import Reason, Rejected
 from ray_asd.frontend.clips import cut, standardize
 from ray_asd.frontend.mel import LogMel, Mel
-from ray_asd.recipe import Recipe
+from ray_asd.recipe import FrontEnd, Recipe
 
 
 @dataclass(frozen=True)
 class Heard:
-    """One clip of a recording; ``mel`` is ``(mels, frames)``."""
+    """One clip of a recording."""
 
     start_s: float
     duration_s: float
-    mel: Mel
+    mels: dict[FrontEnd, Mel]
+    """By each front end, ``(bands, frames)``."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,17 @@ class Missed:
 
 
 class Hearing:
-    """Decodes a recording, cuts it into clips, and makes each clip's mel spectrogram."""
+    """Decodes a recording, cuts it into clips, and makes each clip's mel spectrograms.
 
-    def __init__(self, recipe: Recipe) -> None:
+    Args:
+        recipe: the system's settings.
+        front_ends: by which of its front ends; by all that its backbones have if None.
+    """
+
+    def __init__(self, recipe: Recipe, front_ends: Iterable[FrontEnd] | None = None) -> None:
         self._recipe = recipe
-        self._log_mel = LogMel(recipe.front_end)
+        wanted = recipe.front_ends() if front_ends is None else front_ends
+        self._log_mels = {front_end: LogMel(front_end) for front_end in wanted}
 
     def __call__(self, recording: dict[str, Any]) -> Iterator[Heard | Missed]:
         """Yield every clip of ``recording``, a row of the manifest.
@@ -61,8 +68,9 @@ class Hearing:
         for start, length in spans:
             start_s, duration_s = start / rate, length / rate
             try:
-                mel = self._log_mel(standardize(waveform[start : start + length]))
+                clip = standardize(waveform[start : start + length])
+                mels = {front_end: log_mel(clip) for front_end, log_mel in self._log_mels.items()}
             except Rejected as rejected:
                 yield Missed(start_s, duration_s, rejected.reason, rejected.detail)
             else:
-                yield Heard(start_s, duration_s, mel)
+                yield Heard(start_s, duration_s, mels)

@@ -7,7 +7,7 @@ from ray_asd.recipe import Clips, FrontEnd
 
 
 def segment_frames(front_end: FrontEnd, clips: Clips) -> int:
-    """Mel frames of one segment: 126 for 2.0 s at a hop of 16 ms."""
+    """Frames of one segment: 126 for 2.0 s at a hop of 16 ms."""
     return 1 + round(clips.segment_s * front_end.sample_rate_hz) // front_end.hop
 
 
@@ -32,7 +32,7 @@ def segment_starts(frames: int, length: int, count: int) -> list[int]:
 def segments(
     mel: npt.NDArray[np.float32], length: int, count: int
 ) -> tuple[npt.NDArray[np.float32], list[int]]:
-    """Segments ``(count, mels, length)`` of a mel spectrogram ``(mels, frames)``, and their starts.
+    """Segments ``(count, bands, length)`` of a spectrogram ``(bands, frames)``, and their starts.
 
     The segments are one new array; the starts are in frames.
     """

@@ -1,4 +1,4 @@
-"""Recordings → embeddings: decode, mel and every backbone in one actor.
+"""Recordings → embeddings: decode, mels and every backbone in one actor.
 
 One stage, since raw waveforms then never travel between processes: measured, one and a half
 times as fast as separate stages. ``fit`` and ``score`` both embed through this one.
@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ray_asd.bundle import Weights
@@ -23,11 +24,12 @@ from ray_asd.frontend import (
     segments,
     standardize,
 )
+from ray_asd.frontend.mel import Mel
 from ray_asd.pipelines import columns, stage_metrics
 from ray_asd.pipelines.columns import SPENT
 from ray_asd.pipelines.in_flight import Guard
 from ray_asd.pipelines.stage_metrics import Stopwatch
-from ray_asd.recipe import Recipe
+from ray_asd.recipe import FrontEnd, Recipe
 from ray_asd.upstream import Encoder
 
 Key = tuple[str, str]
@@ -64,13 +66,19 @@ class Embed:
         self._recipe = Recipe.model_validate(recipe)
         self._known = None if sections is None else {tuple(key) for key in sections}
         self._hearing = Hearing(self._recipe)
-        self._frames = segment_frames(self._recipe.front_end, self._recipe.clips)
+        self._front_ends = {
+            name: self._recipe.front_end_of(name) for name in self._recipe.upstream.backbones
+        }
+        self._frames = {
+            front_end: segment_frames(front_end, self._recipe.clips)
+            for front_end in self._recipe.front_ends()
+        }
         self._encoders = {
             name: Encoder(
                 settings,
                 weights[name].read() if settings.trained else None,
-                mels=self._recipe.front_end.mels,
-                frames=self._frames,
+                mels=self._front_ends[name].bands,
+                frames=self._frames[self._front_ends[name]],
                 embedding=self._recipe.upstream.embedding,
                 precision=self._recipe.downstream.precision,
                 threads=threads,
@@ -129,24 +137,36 @@ class Embed:
         seconds = self._recipe.clips.segment_s
         rate = self._recipe.front_end.sample_rate_hz
         noise = np.random.default_rng(0).standard_normal(round(seconds * rate), np.float32)
-        mel = LogMel(self._recipe.front_end)(standardize(noise))
-        pieces, _ = segments(mel, self._frames, self._recipe.clips.segments)
-        for encoder in self._encoders.values():
-            encoder.embed(pieces)
+        clip = standardize(noise)
+        pieces, _ = self._segments({f: LogMel(f)(clip) for f in self._frames})
+        for name, encoder in self._encoders.items():
+            encoder.embed(pieces[self._front_ends[name]])
+
+    def _segments(
+        self, mels: dict[FrontEnd, Mel]
+    ) -> tuple[dict[FrontEnd, npt.NDArray[np.float32]], list[float]]:
+        """Segments of a clip by each front end, and their starts in seconds.
+
+        Front ends round the same starts to their own frames; those told are the first one's.
+        """
+        count = self._recipe.clips.segments
+        pieces, starts = {}, {}
+        for front_end, length in self._frames.items():
+            pieces[front_end], starts[front_end] = segments(mels[front_end], length, count)
+        first = next(iter(self._frames))
+        return pieces, [s * first.hop / first.sample_rate_hz for s in starts[first]]
 
     def _embedded(self, recording: dict[str, Any], clip: Heard) -> dict[str, Any]:
-        count = self._recipe.clips.segments
-        pieces, starts = segments(clip.mel, self._frames, count)
-        front_end = self._recipe.front_end
+        pieces, starts_s = self._segments(clip.mels)
         row = {
             **recording,
             "start_s": clip.start_s,
             "duration_s": clip.duration_s,
-            "segments": count,
-            "segment_starts_s": [s * front_end.hop / front_end.sample_rate_hz for s in starts],
+            "segments": self._recipe.clips.segments,
+            "segment_starts_s": starts_s,
         }
         for name, encoder in self._encoders.items():
-            embedding = encoder.embed(pieces)
+            embedding = encoder.embed(pieces[self._front_ends[name]])
             if not math.isfinite(float(embedding.sum(dtype=np.float64))):
                 detail = f"the embedding of {name} is not finite"
                 missed = Missed(clip.start_s, clip.duration_s, Reason.NOT_FINITE, detail)

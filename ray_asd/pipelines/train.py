@@ -22,7 +22,8 @@ from ray_asd import recipe as recipes
 from ray_asd.archive import manifest, store
 from ray_asd.bundle import Weights
 from ray_asd.errors import BadInput, RunFailed
-from ray_asd.pipelines import features, metrics_log, plan, session
+from ray_asd.pipelines import features, metrics_log, plan, session, train_data
+from ray_asd.pipelines.train_clips import dataset_name
 from ray_asd.pipelines.train_data import Data
 from ray_asd.pipelines.train_worker import WEIGHTS, work
 from ray_asd.recipe import Recipe
@@ -92,8 +93,15 @@ def train(
         )
     started = time.monotonic()
     with session.session(address):
-        table = features.build(recordings, chosen, features_uri or store.join(out, "features"))
-        data = Data.split(recordings, chosen, features.parts_of(table, chosen))
+        front_ends = chosen.front_ends(chosen.trained_backbones()) or [chosen.front_end]
+        tables = features.build(
+            recordings, chosen, front_ends, features_uri or store.join(out, "features")
+        )
+        parts = {
+            chosen.features_digest(front_end): features.parts_of(table, chosen, front_end)
+            for front_end, table in zip(front_ends, tables, strict=True)
+        }
+        data = train_data.split(recordings, chosen, parts)
         store.make_dir(out)
         _write(out, "recipe.yaml", chosen.to_yaml())
         _write(out, "classes.json", json.dumps(classes.to_dict(), indent=1) + "\n")
@@ -103,8 +111,8 @@ def train(
         "recipe": chosen.name,
         "machine_types": len(classes.machine_types),
         "attribute_values": len(classes.attribute_values),
-        "clips": data.counts,
-        "features": table,
+        "clips": next(iter(data.values())).counts,
+        "features": tables,
         "seconds": round(time.monotonic() - started, 1),
         "backbones": {
             line["backbone"]: line
@@ -168,13 +176,17 @@ def weights_of(run: str, backbones: list[str]) -> dict[str, Weights]:
 
 
 def _run(
-    recipe: Recipe, classes: Classes, data: Data, out: str, workers: int | None
+    recipe: Recipe, classes: Classes, data: dict[str, Data], out: str, workers: int | None
 ) -> list[dict[str, Any]]:
-    """Train all backbones and leave their weights; returns the lines of metrics."""
+    """Train all backbones and leave their weights; returns the lines of metrics.
+
+    ``data`` are those of the features tables, by :meth:`Recipe.features_digest`.
+    """
     backbones = recipe.trained_backbones()
     if not backbones:
         return []
-    count, cpus, threads, gpu = _workers(workers, recipe.upstream.batch, data.counts["source"])
+    clips = min(table.counts["source"] for table in data.values())
+    count, cpus, threads, gpu = _workers(workers, recipe.upstream.batch, clips)
     storage, path = store.resolve(store.join(out, "checkpoints"))
     storage.create_dir(path, recursive=True)
     epochs = {name: recipe.epochs_of(name) for name in backbones}
@@ -184,11 +196,17 @@ def _run(
             train_loop_config={
                 "recipe": recipe.model_dump(),
                 "classes": classes.to_dict(),
-                "steps": steps_per_epoch(
-                    data.counts["source"] // count, recipe.upstream.batch, count
-                ),
+                "steps": {
+                    name: steps_per_epoch(
+                        table.counts["source"] // count, recipe.upstream.batch, count
+                    )
+                    for name, table in data.items()
+                },
                 "threads": threads,
-                "hold_source": data.source_bytes / count <= _MOST_HELD_BYTES,
+                "hold_source": {
+                    name: table.source_bytes / count <= _MOST_HELD_BYTES
+                    for name, table in data.items()
+                },
                 "log": log,
             },
             scaling_config=ray.train.ScalingConfig(
@@ -205,8 +223,14 @@ def _run(
                     num_to_keep=recipe.upstream.checkpoints_kept
                 ),
             ),
-            datasets={"source": data.source, "target": data.target, "held_out": data.held_out},
-            dataset_config=ray.train.DataConfig(datasets_to_split=["source"]),
+            datasets={
+                dataset_name(role, name): getattr(table, role)
+                for name, table in data.items()
+                for role in table.counts
+            },
+            dataset_config=ray.train.DataConfig(
+                datasets_to_split=[dataset_name("source", name) for name in data]
+            ),
         )
         try:
             checkpoint = trainer.fit().checkpoint

@@ -1,8 +1,9 @@
-"""The features table as training reads it: source, target and held-out clips."""
+"""The features tables as training reads them: source, target and held-out clips."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from ray_asd.recipe import Recipe
 
 @dataclass(frozen=True)
 class Data:
-    """The training recordings' clips, by what they are for."""
+    """The training recordings' clips in one features table, by what they are for."""
 
     source: ray.data.Dataset
     target: ray.data.Dataset
@@ -26,52 +27,64 @@ class Data:
     source_bytes: float
     """about, of the source clips' mels"""
 
-    @classmethod
-    def split(cls, recordings: pa.Table, recipe: Recipe, parts: list[str]) -> Data:
-        """Read the features table three times: source, target, and held-out clips."""
-        training = manifest.training(recordings)
-        kept = manifest.held_out(training, recipe.held_out).tolist()
-        domains = training["domain"].to_pylist()
-        uris: dict[str, list[str]] = {"source": [], "target": [], "held_out": []}
-        for uri, out, domain in zip(training["uri"].to_pylist(), kept, domains, strict=True):
-            role = "held_out" if out else "target" if domain == "target" else "source"
-            uris[role].append(uri)
-        if not uris["target"]:
-            console.warn(
-                "no target-domain clip to train on: batches hold source clips only, and the "
-                "system will be less sure about machines whose surroundings changed"
-            )
-        if not uris["source"]:
-            uris["source"] = uris["target"]
-        # In the order of a hash, so that those who are watched are a fair sample.
-        uris["held_out"] = sorted(uris["held_out"], key=_hash)[:_MOST_WATCHED]
-        bytes_in_all = sum(store.size(part) for part in parts)
-        filesystem, _ = store.resolve(parts[0])
-        whole = ray.data.read_parquet(
-            [store.resolve(part)[1] for part in parts],
-            filesystem=filesystem,
-            partitioning=None,
-            ray_remote_args={"num_cpus": _READ_CPUS},
+
+def split(recordings: pa.Table, recipe: Recipe, tables: Mapping[str, list[str]]) -> dict[str, Data]:
+    """Read each features table three times: source, target, and held-out clips.
+
+    Args:
+        recordings: the manifest that the tables were made of.
+        recipe: says how much is held out.
+        tables: each table's parts, under a name for it.
+    """
+    training = manifest.training(recordings)
+    kept = manifest.held_out(training, recipe.held_out).tolist()
+    domains = training["domain"].to_pylist()
+    uris: dict[str, list[str]] = {"source": [], "target": [], "held_out": []}
+    for uri, out, domain in zip(training["uri"].to_pylist(), kept, domains, strict=True):
+        role = "held_out" if out else "target" if domain == "target" else "source"
+        uris[role].append(uri)
+    if not uris["target"]:
+        console.warn(
+            "no target-domain clip to train on: batches hold source clips only, and the "
+            "system will be less sure about machines whose surroundings changed"
         )
-        roles = {
-            role: _held_in_memory(
-                whole.map_batches(
-                    Keep(sorted(wanted)),
-                    batch_format="pyarrow",
-                    batch_size=None,
-                    num_cpus=_READ_CPUS,
-                ),
-                len(wanted) / len(training),
-                always=role != "source",
-                bytes_in_all=bytes_in_all,
-            )
-            for role, wanted in uris.items()
-        }
-        return cls(
-            **roles,
-            counts={role: dataset.count() for role, dataset in roles.items()},
-            source_bytes=bytes_in_all * len(uris["source"]) / len(training),
+    if not uris["source"]:
+        uris["source"] = uris["target"]
+    # In the order of a hash, so that those who are watched are a fair sample.
+    uris["held_out"] = sorted(uris["held_out"], key=_hash)[:_MOST_WATCHED]
+    room = ray.cluster_resources().get("object_store_memory", 0) * _SHARE_HELD / len(tables)
+    return {
+        name: _read(parts, uris, {role: len(u) / len(training) for role, u in uris.items()}, room)
+        for name, parts in tables.items()
+    }
+
+
+def _read(
+    parts: list[str], uris: dict[str, list[str]], shares: dict[str, float], room: float
+) -> Data:
+    """One table's clips; ``room`` is how many bytes of the source's may be held in memory."""
+    bytes_in_all = sum(store.size(part) for part in parts)
+    filesystem, _ = store.resolve(parts[0])
+    whole = ray.data.read_parquet(
+        [store.resolve(part)[1] for part in parts],
+        filesystem=filesystem,
+        partitioning=None,
+        ray_remote_args={"num_cpus": _READ_CPUS},
+    )
+    roles = {}
+    for role, wanted in uris.items():
+        clips = whole.map_batches(
+            Keep(sorted(wanted)), batch_format="pyarrow", batch_size=None, num_cpus=_READ_CPUS
         )
+        # Read once into the object store where they take little of that; else they stream from
+        # Parquet in every epoch. Target and held-out clips are few, and every worker takes all.
+        held = role != "source" or shares[role] * bytes_in_all < room
+        roles[role] = clips.materialize() if held else clips
+    return Data(
+        **roles,
+        counts={role: dataset.count() for role, dataset in roles.items()},
+        source_bytes=bytes_in_all * shares["source"],
+    )
 
 
 # Held-out clips that watch for overfitting: enough for losses to three digits, however large the
@@ -81,18 +94,6 @@ _MOST_WATCHED = 1000
 _READ_CPUS = 0.25
 # Of the object store, for features that are read once rather than every epoch.
 _SHARE_HELD = 0.25
-
-
-def _held_in_memory(
-    dataset: ray.data.Dataset, share: float, *, always: bool, bytes_in_all: int
-) -> ray.data.Dataset:
-    """The dataset, read once into the object store where it takes little of that.
-
-    The others stream from Parquet in every epoch. Target and held-out clips are few, and every
-    worker takes all of them.
-    """
-    room = ray.cluster_resources().get("object_store_memory", 0) * _SHARE_HELD
-    return dataset.materialize() if always or share * bytes_in_all < room else dataset
 
 
 def _hash(uri: str) -> str:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +16,19 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ray_asd.errors import BadInput, RunFailed
-from ray_asd.frontend import segment_frames
+from ray_asd.pipelines.train_clips import Tables, TrainingClips
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import (
-    Batch,
     Classes,
-    Clip,
-    Composer,
     StepMetrics,
-    TargetPool,
     Training,
     average,
-    clips_of,
     load_checkpoint,
     save_checkpoint,
     save_weights,
-    stable_rng,
-    worker_batch,
 )
 
 WEIGHTS = "weights.safetensors"
-
-# Batches from which a worker draws its next one: enough that clips meet in new company, few
-# enough that memory does not grow with the archive.
-_SHUFFLED_BATCHES = 4
 
 
 def work(config: dict[str, Any]) -> None:
@@ -74,51 +60,50 @@ def _work(config: dict[str, Any]) -> None:
     classes = Classes.from_dict(config["classes"])
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    composer = Composer(
-        classes=classes,
-        target=TargetPool(_clips("target", classes, recipe)),
-        size=worker_batch(recipe.upstream.batch, workers),
-        length=segment_frames(recipe.front_end, recipe.clips),
-        seed=recipe.seed,
-        rank=rank,
-    )
-    watched = list(_watched(composer, recipe, workers))
-    source = _Source(composer, recipe, held=config["hold_source"])
+    tables = Tables(classes, recipe, config["steps"], config["hold_source"], rank, workers)
     with tempfile.TemporaryDirectory() as folder:
         done = _Finished(Path(folder))
         done.restore()
         for backbone in recipe.trained_backbones():
             if backbone not in done:
-                training = Training(
-                    recipe,
-                    backbone,
-                    classes,
-                    total_steps=recipe.epochs_of(backbone) * config["steps"],
-                    device=ray.train.torch.get_device(),
-                    wrap=_data_parallel,
-                    rank=rank,
-                )
-                if training.total_steps:
-                    _resume(training, config["log"])
-                    _train(training, composer, source, watched, done, config)
-                else:
-                    _observe(training, composer, source, done, config)
+                _finish(backbone, recipe, classes, tables, done, config)
 
 
-def _train(
-    training: Training,
-    composer: Composer,
-    source: _Source,
-    watched: list[Batch],
+def _finish(
+    backbone: str,
+    recipe: Recipe,
+    classes: Classes,
+    tables: Tables,
     done: _Finished,
     config: dict[str, Any],
 ) -> None:
+    """Bring one backbone to its end; nothing of it or its clips is held on to here."""
+    clips = tables.of(backbone)
+    training = Training(
+        recipe,
+        backbone,
+        classes,
+        total_steps=recipe.epochs_of(backbone) * clips.steps,
+        device=ray.train.torch.get_device(),
+        wrap=_data_parallel,
+        rank=clips.composer.rank,
+    )
+    if training.total_steps:
+        _resume(training, config["log"])
+        _train(training, clips, done, config)
+    else:
+        _observe(training, clips, done, config)
+
+
+def _train(
+    training: Training, clips: TrainingClips, done: _Finished, config: dict[str, Any]
+) -> None:
     """Train one backbone from where it stands to the end of its schedule."""
-    settings, steps = training.recipe.upstream, config["steps"]
+    settings, steps, composer = training.recipe.upstream, clips.steps, clips.composer
     workers = ray.train.get_context().get_world_size()
     for epoch in range(training.steps // steps, settings.epochs):
         started = time.monotonic()
-        taken = [training.step(batch) for batch in _epoch(composer, source, epoch, steps)]
+        taken = [training.step(batch) for batch in clips.epoch(epoch)]
         seconds = time.monotonic() - started
         line = {
             "backbone": training.backbone,
@@ -127,7 +112,7 @@ def _train(
             "step": training.steps,
             "at": round(time.time(), 1),
             **average(_of_all_workers(taken)),
-            **_watch(training, watched),
+            **_watch(training, clips),
             "clips_per_s": round(steps * composer.size * workers / seconds, 1),
         }
         last = epoch + 1 == settings.epochs
@@ -139,55 +124,15 @@ def _train(
             ray.get(config["log"].add.remote(line))
 
 
-def _epoch(composer: Composer, source: _Source, epoch: int, steps: int) -> Iterator[Batch]:
-    """One epoch's batches of this worker."""
-    clips = source.epoch(epoch)
-    yield from composer.epoch(clips, epoch, steps)
-    # The workers share one stream: who leaves it early keeps the others waiting.
-    for _ in clips:
-        pass
-
-
-class _Source:
-    """This worker's source clips, epoch after epoch.
-
-    Few clips (the driver decides, for all workers alike) are kept after their first epoch: a
-    stream takes seconds to begin, as long as a small archive's epoch itself.
-    """
-
-    def __init__(self, composer: Composer, recipe: Recipe, held: bool) -> None:
-        self._composer, self._recipe, self._held = composer, recipe, held
-        self._kept: list[Clip] = []
-
-    def epoch(self, epoch: int) -> Iterator[Clip]:
-        """The clips in an order of this epoch's own. Read it to its end."""
-        composer = self._composer
-        if self._kept:
-            order = stable_rng("source", composer.seed, epoch, composer.rank)
-            yield from (self._kept[i] for i in order.permutation(len(self._kept)))
-            return
-        kept = []
-        for clip in _clips("source", composer.classes, self._recipe, epoch, composer.source_places):
-            if self._held:
-                # A copy, for the clip's mel is a view of a whole block.
-                kept.append(replace(clip, mel=clip.mel.copy()))
-            yield clip
-        self._kept = sorted(kept, key=lambda clip: (clip.uri, clip.start_s))
-
-
 def _observe(
-    training: Training,
-    composer: Composer,
-    source: _Source,
-    done: _Finished,
-    config: dict[str, Any],
+    training: Training, clips: TrainingClips, done: _Finished, config: dict[str, Any]
 ) -> None:
     """Leave a backbone untrained, its BatchNorm statistics those of one epoch of the data."""
-    for batch in _epoch(composer, source, 0, config["steps"]):
+    for batch in clips.epoch(0):
         training.observe(batch)
     line = {"backbone": training.backbone, "epoch": 0, "epochs": 0, "step": 0}
     _checkpoint(training, line, done, last=True)
-    if composer.rank == 0:
+    if clips.composer.rank == 0:
         ray.get(config["log"].add.remote(line))
 
 
@@ -251,33 +196,9 @@ def _resume(training: Training, log: Any) -> None:
                 ray.get(log.add.remote(line))
 
 
-def _clips(
-    role: str, classes: Classes, recipe: Recipe, epoch: int = 0, batch: int | None = None
-) -> Iterator[Clip]:
-    """This worker's clips of a role; shuffled by the epoch where a batch size is given."""
-    shuffle = {}
-    if batch is not None:
-        shuffle = {
-            "local_shuffle_buffer_size": batch * _SHUFFLED_BATCHES,
-            "local_shuffle_seed": recipe.seed * 1_000_003 + epoch,
-        }
-    rows = ray.train.get_dataset_shard(role).iter_batches(
-        batch_size=batch or 64, batch_format="pyarrow", prefetch_batches=1, **shuffle
-    )
-    for table in rows:
-        yield from clips_of(table, classes, recipe.front_end.mels)
-
-
-def _watched(composer: Composer, recipe: Recipe, workers: int) -> Iterator[Batch]:
-    """This worker's held-out clips, each cropped once: what is not looked at is not kept."""
-    clips = islice(_clips("held_out", composer.classes, recipe), composer.rank, None, workers)
-    while several := list(islice(clips, composer.size)):
-        yield composer.crops([(clip, 0) for clip in several], epoch=-1)
-
-
-def _watch(training: Training, watched: list[Batch]) -> dict[str, Any]:
+def _watch(training: Training, clips: TrainingClips) -> dict[str, Any]:
     """Losses and accuracies on the held-out clips."""
-    taken = [training.validate(batch) for batch in watched]
+    taken = [training.validate(batch) for batch in clips.watched]
     figures = average(_of_all_workers(taken))
     figures.pop("learning_rate")
     return {f"held_out_{name}": value for name, value in figures.items()}

@@ -53,10 +53,13 @@ def embedded(
     They are kept in ``folder`` under the digest, and taken from there the next time.
     """
     table = pa.concat_tables([recordings.training, recordings.tests])
-    digest = hashlib.sha256(recipe.features_digest().encode())
+    digest = hashlib.sha256(recipe.hearing_digest().encode())
     digest.update(recipe.downstream.precision.encode())
     for name, one in weights.items():
         digest.update(name.encode() + hashlib.sha256(one.read()).digest())
+    for name, settings in recipe.upstream.backbones.items():
+        if not settings.trained:
+            digest.update(f"{name} {settings.digest()}".encode())
     digest.update(repr(table.select(["uri", "fingerprint"]).to_pydict()).encode())
     place = store.join(folder, f"{digest.hexdigest()[:16]}.parquet")
     if store.exists(place):

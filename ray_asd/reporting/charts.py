@@ -161,7 +161,7 @@ def spectrogram(
     segments: tuple[Sequence[float], Sequence[float], float] | None = None,
     threshold: float | None = None,
 ) -> str:
-    """A clip's mel spectrogram, and below it the score of each segment over the same time.
+    """A clip's spectrogram, and below it the score of each segment over the same time.
 
     Args:
         name: as in :func:`distribution`.
@@ -172,6 +172,7 @@ def spectrogram(
         segments: each one's score, its start in seconds, and how long all are.
         threshold: the section's.
     """
+    height = float if front_end.mels == "bins" else _mel
     with _drawing(name, {"axes.grid": False}):
         figure = Figure(figsize=(4.8, 3.0 if segments else 2.25))
         figure.subplots_adjust(0.12, 0.15 if segments else 0.2, 0.97, 0.97, hspace=0.12)
@@ -185,11 +186,11 @@ def spectrogram(
             cmap="magma",
             vmin=power_db[0],
             vmax=power_db[1],
-            extent=(0, duration_s, _mel(front_end.low_hz), _mel(front_end.high_hz)),
+            extent=(0, duration_s, height(front_end.low_hz), height(front_end.high_hz)),
             interpolation="none",
         )
         told = [hz for hz in _TICKS_HZ if front_end.low_hz <= hz <= front_end.high_hz]
-        axes.set_yticks([_mel(hz) for hz in told], [f"{hz / 1000:g}" for hz in told])
+        axes.set_yticks([height(hz) for hz in told], [f"{hz / 1000:g}" for hz in told])
         axes.set_ylabel("kHz")
         if segments:
             _strip(rows[1, 0], *segments, threshold)

@@ -81,12 +81,13 @@ class Training:
         self.device = device
         self.steps = 0
         self._rank = rank
+        self._front_end = recipe.front_end_of(backbone)
         settings = recipe.upstream
         with seeded(torch.device("cpu"), "weights", recipe.seed):
             trunk_to_neck = build_backbone(
                 settings.backbones[backbone],
-                mels=recipe.front_end.mels,
-                frames=segment_frames(recipe.front_end, recipe.clips),
+                mels=self._front_end.bands,
+                frames=segment_frames(self._front_end, recipe.clips),
                 embedding=settings.embedding,
             )
             network = build_network(trunk_to_neck, settings.embedding, classes, settings.loss)
@@ -118,8 +119,8 @@ class Training:
             batch = mix(batch, settings.mixup.alpha, draws)
         if settings.masking.enabled:
             draws = stable_rng("masking", self.recipe.seed, self.steps, self._rank)
-            front_end = self.recipe.front_end
-            batch = mask(batch, settings.masking, front_end.sample_rate_hz / front_end.hop, draws)
+            frames_per_s = self._front_end.sample_rate_hz / self._front_end.hop
+            batch = mask(batch, settings.masking, frames_per_s, draws)
         self._wrapped.train()
         with seeded(self.device, "dropout", self.recipe.seed, self.steps, self._rank):
             outputs, loss = self._forward(self._wrapped, batch)

@@ -50,3 +50,31 @@ def test_log_mel_fits_float16_with_room() -> None:
     for clip in (click, hum, rng.standard_normal(160_000).astype(np.float32)):
         mel = LogMel(FRONT_END)(standardize(clip))
         np.testing.assert_allclose(mel.astype(np.float16), mel, atol=0.02)
+
+
+NARROW = recipe.FrontEnd(**{**FRONT_END.model_dump(), "n_fft": 256, "mels": "bins"})
+
+
+def test_bins_are_those_of_torchaudio_s_spectrogram() -> None:
+    clip = noise(2.0)
+    power = torchaudio.transforms.Spectrogram(n_fft=256, hop_length=256)(torch.from_numpy(clip))
+    spectrum = LogMel(NARROW)(clip)
+    assert spectrum.shape == (124, 126)
+    assert spectrum.dtype == np.float32
+    expected = torch.log(power[1:125] + NARROW.floor)
+    np.testing.assert_allclose(spectrum, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("hz", "band"), [(62.5, 0), (1000, 15), (7750, 123)])
+def test_a_tone_lights_its_bin(hz: float, band: int) -> None:
+    time = np.arange(32_000) / 16_000
+    spectrum = LogMel(NARROW)(standardize(np.sin(2 * np.pi * hz * time).astype(np.float32)))
+    assert spectrum.mean(1).argmax() == band
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank")
+def test_mel_bands_that_hold_no_bin_are_counted() -> None:
+    short = recipe.FrontEnd(**{**FRONT_END.model_dump(), "n_fft": 256})
+    silent = (np.ptp(LogMel(short)(noise(2.0)), axis=1) == 0).sum()
+    assert LogMel(short).empty_bands == silent == 55
+    assert LogMel(FRONT_END).empty_bands == LogMel(NARROW).empty_bands == 0

@@ -152,10 +152,11 @@ def test_features_of_another_front_end_are_refused_by_name(system: Any) -> None:
     (table,) = (Path(system.upstream) / "features").iterdir()
     other = recipes.load("demo", [*TINY, "front_end.hop=128", "clips.cut_s=5"])
     with pytest.raises(BadInput, match=r"hop 256 \(the recipe has 128\)") as caught:
-        features.parts_of(str(table), other)
+        features.parts_of(str(table), other, other.front_end)
     assert "\n" not in str(caught.value)
+    shorter = recipes.load("demo", [*TINY, "clips.cut_s=5"])
     with pytest.raises(BadInput, match=r"cut_s 10.0 \(the recipe has 5.0\)"):
-        features.parts_of(str(table), recipes.load("demo", [*TINY, "clips.cut_s=5"]))
+        features.parts_of(str(table), shorter, shorter.front_end)
 
 
 @pytest.mark.slow
@@ -170,15 +171,15 @@ def test_features_that_are_not_finite_stop_training_with_one_line(
 
     real = features.build
 
-    def spoiled(*arguments: Any) -> str:
-        folder = real(*arguments)
+    def spoiled(*arguments: Any) -> list[str]:
+        (folder,) = real(*arguments)
         for part in Path(folder).glob("*.parquet"):
             rows = pq.read_table(part)
             size = len(rows["mel"][0].as_py()) // 2
             bad = np.full(size, np.inf, "<f2").tobytes()
             mels = pa.array([bad] * rows.num_rows, pa.large_binary())
             pq.write_table(rows.set_column(rows.schema.names.index("mel"), "mel", mels), part)
-        return folder
+        return [folder]
 
     monkeypatch.setattr(features, "build", spoiled)
     with pytest.raises(RunFailed, match="transformer diverged at step 0") as caught:

@@ -7,6 +7,7 @@ import pytest
 
 from ray_asd import metrics
 from ray_asd.ensemble import Reference
+from ray_asd.recipe import FrontEnd
 from ray_asd.reporting import charts
 from ray_asd.reporting.summary import Alarms
 from ray_asd.reporting.tally import EDGES
@@ -77,3 +78,16 @@ def test_the_strip_goes_over_the_spectrograms_time() -> None:
     pictures = re.findall("<image", spectrogram("one"))
     assert len(pictures) == 1
     assert spectrogram("one").count(">score<") == 1
+
+
+@pytest.mark.parametrize("mels", [64, "bins"])
+def test_frequencies_stand_where_the_front_end_s_bands_are(mels: int | str) -> None:
+    front_end = FrontEnd(**{**RECIPE.front_end.model_dump(), "mels": mels})
+    chart = charts.spectrogram("f", PICTURE, 3.0, front_end, (-60, 0))
+    found = re.findall(r'text-anchor: end[^>]*? y="([\d.]+)"[^>]*>([\d.]+)</text>', chart)
+    heights = np.array([-float(y) for y, _ in found])
+    hz = np.array([1000 * float(label) for _, label in found])
+    assert hz.tolist() == [200, 500, 1000, 2000, 4000]
+    places = hz if mels == "bins" else np.log10(1 + hz / 700)
+    steps = np.diff(heights) / np.diff(places)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-4)

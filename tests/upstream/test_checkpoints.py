@@ -67,6 +67,8 @@ def test_a_checkpoint_of_another_training_is_refused(
         (Training(tiny("upstream.mixup.enabled=false"), "transformer", three_types, 6, CPU),
          r"upstream\.mixup"),
         (Training(tiny(), "efficientnet", three_types, 6, CPU), "backbone"),
+        (Training(tiny("upstream.backbones.transformer.front_end={n_fft: 4096}"), "transformer",
+                  three_types, 6, CPU), r"upstream\.backbones\.transformer"),
     ]  # fmt: skip
     for other, changed in others:
         with pytest.raises(BadInput, match=changed):

@@ -1,3 +1,4 @@
+import math
 import pickle
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from ray_asd.upstream import (
     average,
     clips_of,
 )
+from ray_asd.upstream import training as training_module
 
 CPU = torch.device("cpu")
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -52,6 +54,47 @@ def test_it_learns_separable_machines(
     # chance: a half and a third, by always naming the commonest
     assert after["accuracy_machine_type"] > 0.9
     assert after["accuracy_attributes"] > 0.8
+
+
+def test_each_backbone_trains_on_its_own_front_end_with_mixup_and_masking(
+    tiny: Callable[..., Recipe], three_types: Classes
+) -> None:
+    recipe = tiny(
+        "upstream.backbones.efficientnet.front_end={n_fft: 256, hop: 128, mels: bins}",
+        "upstream.backbones.transformer.front_end={n_fft: 4096, hop: 512}",
+        "upstream.masking.enabled=true",
+        "upstream.masking.widest_mels=4",
+        "upstream.mixup.alpha=5.0",
+    )
+    for backbone, shape in (("efficientnet", (124, 33)), ("transformer", (12, 9))):
+        training = Training(recipe, backbone, three_types, 2, CPU)
+        labels = torch.eye(4)[[0, 1, 2, 3]]
+        mels = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+        batch = Batch(mels, labels[:, :3].clone(), labels[:, :3].clone(), labels[:, 3:].clone())
+        batch.machine_type[3, 1] = 1
+        before = training.network.backbone.trunk.state_dict()
+        weights = {name: tensor.clone() for name, tensor in before.items()}
+        steps = [training.step(batch) for _ in range(2)]
+        assert all(math.isfinite(step.loss) for step in steps)
+        assert steps[0].loss != training.validate(batch).loss
+        after = training.network.backbone.trunk.state_dict()
+        assert any(not torch.equal(after[name], weights[name]) for name in weights)
+
+
+def test_masked_times_are_as_long_in_seconds_by_every_front_end(
+    tiny: Callable[..., Recipe], three_types: Classes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(
+        training_module, "mask", lambda batch, _, per_s, __: told.append(per_s) or batch
+    )
+    recipe = tiny(
+        "upstream.backbones.transformer.front_end={hop: 128}", "upstream.masking.enabled=true"
+    )
+    for backbone, frames in (("transformer", 33), ("efficientnet", 17)):
+        batch = Batch(torch.randn(3, 12, frames), torch.eye(3), torch.eye(3), torch.zeros(3, 1))
+        Training(recipe, backbone, three_types, 1, CPU).step(batch)
+    assert told == [125.0, 62.5]
 
 
 def test_the_schedule_is_one_cycle_over_exactly_the_steps_that_run(

@@ -1,0 +1,159 @@
+"""What a Ray Train worker reads of the features tables: clips, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+
+import ray.train
+
+from ray_asd.frontend import segment_frames
+from ray_asd.recipe import FrontEnd, Recipe
+from ray_asd.upstream import (
+    Batch,
+    Classes,
+    Clip,
+    Composer,
+    TargetPool,
+    clips_of,
+    stable_rng,
+    worker_batch,
+)
+
+# Batches from which a worker draws its next one: enough that clips meet in new company, few
+# enough that memory does not grow with the archive.
+_SHUFFLED_BATCHES = 4
+
+
+def dataset_name(role: str, table: str) -> str:
+    """Name under which Ray Train hands out a features table's clips of a role."""
+    return f"{role}-{table}"
+
+
+class Tables:
+    """The features tables, one a front end, of which a worker holds one at a time.
+
+    Args:
+        classes: what the heads tell apart.
+        recipe: the system's settings.
+        steps: of an epoch, by table.
+        hold_source: by table, whether source clips are kept between epochs.
+        rank: of this worker.
+        workers: of how many.
+    """
+
+    def __init__(
+        self,
+        classes: Classes,
+        recipe: Recipe,
+        steps: Mapping[str, int],
+        hold_source: Mapping[str, bool],
+        rank: int,
+        workers: int,
+    ) -> None:
+        self._classes, self._recipe = classes, recipe
+        self._steps, self._hold_source = steps, hold_source
+        self._rank, self._workers = rank, workers
+        self._front_end: FrontEnd | None = None
+        self._clips: TrainingClips | None = None
+
+    def of(self, backbone: str) -> TrainingClips:
+        """The clips as ``backbone`` hears them. Those of another front end are let go."""
+        front_end = self._recipe.front_end_of(backbone)
+        if self._clips is None or self._front_end != front_end:
+            self._clips, self._front_end = None, front_end
+            self._clips = self._read(front_end)
+        return self._clips
+
+    def _read(self, front_end: FrontEnd) -> TrainingClips:
+        recipe, table = self._recipe, self._recipe.features_digest(front_end)
+        stream = _Stream(table, self._classes, recipe.seed, front_end.bands)
+        composer = Composer(
+            classes=self._classes,
+            target=TargetPool(stream.read("target")),
+            size=worker_batch(recipe.upstream.batch, self._workers),
+            length=segment_frames(front_end, recipe.clips),
+            seed=recipe.seed,
+            rank=self._rank,
+        )
+        held_out = islice(stream.read("held_out"), self._rank, None, self._workers)
+        watched = list(_cropped(held_out, composer))
+        source = _Source(stream, composer, self._hold_source[table])
+        return TrainingClips(composer, source, watched, self._steps[table])
+
+
+def _cropped(clips: Iterator[Clip], composer: Composer) -> Iterator[Batch]:
+    """Batches of clips, each cropped once: what is not looked at is not kept."""
+    while several := list(islice(clips, composer.size)):
+        yield composer.crops([(clip, 0) for clip in several], epoch=-1)
+
+
+class TrainingClips:
+    """One worker's clips of one features table."""
+
+    def __init__(
+        self, composer: Composer, source: _Source, watched: list[Batch], steps: int
+    ) -> None:
+        self.composer = composer
+        self.steps = steps
+        """of an epoch"""
+        self.watched = watched
+        """This worker's share of the held-out clips, cropped the same in every epoch."""
+        self._source = source
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """One epoch's batches of this worker."""
+        clips = self._source.epoch(epoch)
+        yield from self.composer.epoch(clips, epoch, self.steps)
+        # The workers share one stream: who leaves it early keeps the others waiting.
+        for _ in clips:
+            pass
+
+
+class _Stream:
+    """A features table as Ray Train hands it out to this worker."""
+
+    def __init__(self, table: str, classes: Classes, seed: int, bands: int) -> None:
+        self._table, self._classes, self._seed, self._bands = table, classes, seed, bands
+
+    def read(self, role: str, epoch: int = 0, batch: int | None = None) -> Iterator[Clip]:
+        """This worker's clips of a role; shuffled by the epoch where a batch size is given."""
+        shuffle = {}
+        if batch is not None:
+            shuffle = {
+                "local_shuffle_buffer_size": batch * _SHUFFLED_BATCHES,
+                "local_shuffle_seed": self._seed * 1_000_003 + epoch,
+            }
+        shard = ray.train.get_dataset_shard(dataset_name(role, self._table))
+        for rows in shard.iter_batches(
+            batch_size=batch or 64, batch_format="pyarrow", prefetch_batches=1, **shuffle
+        ):
+            yield from clips_of(rows, self._classes, self._bands)
+
+
+class _Source:
+    """This worker's source clips, epoch after epoch.
+
+    Few clips (the driver decides, for all workers alike) are kept after their first epoch: a
+    stream takes seconds to begin, as long as a small archive's epoch itself.
+    """
+
+    def __init__(self, stream: _Stream, composer: Composer, held: bool) -> None:
+        self._stream, self._composer, self._held = stream, composer, held
+        self._kept: list[Clip] = []
+
+    def epoch(self, epoch: int) -> Iterator[Clip]:
+        """The clips in an order of this epoch's own. Read it to its end."""
+        composer = self._composer
+        if self._kept:
+            order = stable_rng("source", composer.seed, epoch, composer.rank)
+            yield from (self._kept[i] for i in order.permutation(len(self._kept)))
+            return
+        kept = []
+        for clip in self._stream.read("source", epoch, composer.source_places):
+            if self._held:
+                # A copy, for the clip's mel is a view of a whole block.
+                kept.append(replace(clip, mel=clip.mel.copy()))
+            yield clip
+        self._kept = sorted(kept, key=lambda clip: (clip.uri, clip.start_s))
