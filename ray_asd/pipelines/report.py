@@ -6,7 +6,6 @@ only those that the page shows are read.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,6 +67,8 @@ def report(
 
     Raises:
         BadInput: no scores there, no such ensemble or bundle, or ``out`` cannot be written.
+
+    >>> report("scores", "bundle", "report.html")["attention"]  # doctest: +SKIP
     """
     started = time.monotonic()
     _check_writable(out)
@@ -129,8 +130,7 @@ def _mapped(rows: Mapping[Key, list[dict[str, Any]]], loaded: Bundle, uri: str) 
 
     recipe = _of_first_backbone(loaded.recipe)
     (backbone,) = recipe.upstream.backbones
-    cores = os.cpu_count() or 1
-    embed = Embed(recipe.model_dump(), bundles.weights_of(uri), threads=cores)
+    embed = Embed(recipe.model_dump(), bundles.weights_of(uri))
     mapped = {}
     with console.track("report: mapping", count, "clips") as advance:
         for key, own in firsts.items():

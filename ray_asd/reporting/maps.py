@@ -16,7 +16,7 @@ from ray_asd.downstream.neighbours import unit
 
 # Each clip is heard and embedded anew, a tenth of a second or two a clip.
 _MOST_MAPS = 8
-_MOST_CLIPS = 400
+_MOST_CLIPS = 320
 _MOST_OF_A_MAP = 100
 # With fewer normals two axes would say nothing.
 _FEWEST_NORMALS = 3
