@@ -35,16 +35,17 @@ test: $(READY) ## run the test suite, all but what takes minutes
 slow: $(READY) ## run the rest: what trains anew, and what kills processes on purpose
 	$(VENV)/bin/python -m pytest -m "faults or slow"
 
-lint: $(READY) ## ruff, mypy and the rules of the house
+lint: $(READY) ## ruff, mypy, the rules of the house, and the API pages, in site/
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python .ci/api_pages.py site
 
 lock: $(READY) ## pin the dependencies anew
 	$(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 		--extra dev --no-emit-index-url --custom-compile-command "make lock" \
 		pyproject.toml -o requirements.lock
 
-clean: ## remove the environment and what the demo left
-	rm -rf $(VENV) demo
+clean: ## remove the environment, the API pages, and what the demo left
+	rm -rf $(VENV) site demo

@@ -16,9 +16,33 @@ import ray_asd
 from ray_asd import console, printed
 from ray_asd.errors import BadInput, RunFailed
 
+_HELP = """Finds machines that sound wrong, in archives of recordings.
+
+Learns from normal recordings what each machine sounds like, then tells of every recording how far
+it is from that. `ray-asd VERB --help` explains a verb.
+
+\b
+A first look:
+  ray-asd demo
+\b
+Recordings of your own:
+  ray-asd index    recordings       --out manifest.parquet
+  ray-asd train    manifest.parquet --out upstream
+  ray-asd fit      manifest.parquet --upstream upstream --out bundle
+  ray-asd score    recordings       --bundle bundle --out scores
+  ray-asd report   scores           --bundle bundle --out report.html
+\b
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage or bad input; one line says what, and which file
+  3  done, but recordings were rejected and --strict was given
+  4  done, and the night raised alarms
+"""
+
 app = typer.Typer(
     name="ray-asd",
-    help="Learns what normal machines sound like, and scores archives of recordings.",
+    help=_HELP,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -28,30 +52,40 @@ app = typer.Typer(
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Address = Annotated[
     str | None,
-    typer.Option(help="Ray cluster to join: auto, or its address. Default: a local Ray."),
+    typer.Option(
+        metavar="ADDRESS", help="Ray cluster to join: auto, or its address. Default: a local Ray."
+    ),
 ]
-RecipeOption = Annotated[str, typer.Option(help="A shipped recipe's name, or a YAML file.")]
+RecipeOption = Annotated[
+    str, typer.Option(metavar="RECIPE", help="A shipped recipe's name, or a YAML file.")
+]
 Setting = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change one setting: upstream.epochs=20. May be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting: upstream.epochs=20. May be repeated.",
+    ),
 ]
-Layout = Annotated[str, typer.Option(help="How a folder's names are read.")]
-EnsembleOption = Annotated[str | None, typer.Option(help="Which ensemble.")]
+Layout = Annotated[str, typer.Option(metavar="LAYOUT", help="How a folder's names are read.")]
+EnsembleOption = Annotated[str | None, typer.Option(metavar="NAME", help="Which ensemble.")]
 EmbeddingWorkers = Annotated[
-    int | None, typer.Option(min=1, help="Embedding actors. Default: one a core.")
+    int | None, typer.Option(min=1, metavar="N", help="Embedding actors. Default: one a core.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 if anything was rejected.")]
 
 
 @app.command()
 def demo(
-    out: Annotated[str, typer.Option(help="Folder for everything.")] = "demo",
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder for everything.")] = "demo",
     address: Address = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a small fleet and run the whole system on it, in minutes.
 
-    Example: ray-asd demo --out demo
+    \b
+    Example:
+      ray-asd demo --out demo
     """
     result = ray_asd.demo(out, address=address)
     if as_json:
@@ -61,16 +95,23 @@ def demo(
 
 @app.command()
 def index(
-    root: Annotated[str, typer.Argument(help="Folder or bucket of recordings.")],
-    out: Annotated[str, typer.Option(help="The manifest to write (Parquet).")],
+    root: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder or bucket of recordings.")],
+    out: Annotated[str, typer.Option(metavar="FILE", help="The manifest to write (Parquet).")],
     layout: Annotated[
-        str, typer.Option(help="dcase, or a template: {site}/{machine_type}/{section}/{file}")
+        str,
+        typer.Option(
+            metavar="LAYOUT", help="dcase, or a template: {site}/{machine_type}/{section}/{file}"
+        ),
     ] = "dcase",
     as_json: JsonOption = False,
 ) -> None:
     """List a folder of recordings and write their manifest.
 
-    Example: ray-asd index recordings --out manifest.parquet
+    \b
+    Examples:
+      ray-asd index recordings --out manifest.parquet
+      ray-asd index s3://plant/recordings --out manifest.parquet \\
+          --layout '{site}/{machine_type}/{section}/{file}'
     """
     result = ray_asd.index(root, out, layout=layout)
     if as_json:
@@ -81,20 +122,26 @@ def index(
 
 @app.command()
 def download(
-    dataset: Annotated[str, typer.Argument(help="The data set: dcase2023.")],
-    out: Annotated[str, typer.Option(help="Folder of the recordings and their manifest.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The data set: dcase2023.")],
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Folder of the recordings and their manifest.")
+    ],
     machines: Annotated[
         list[str] | None,
-        typer.Option("--machine", help="Only this machine type. May be repeated."),
+        typer.Option("--machine", metavar="NAME", help="Only this machine type. May be repeated."),
     ] = None,
     parallel: Annotated[
-        int, typer.Option(min=1, max=16, help="Files that are fetched at once.")
+        int, typer.Option(min=1, max=16, metavar="N", help="Files that are fetched at once.")
     ] = 4,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch a published data set, check, unpack and index it; carries on after an interruption.
+    """Fetch, check, unpack and index a published data set.
 
-    Example: ray-asd download dcase2023 --out dcase2023 --machine fan
+    The same command carries on after an interruption.
+
+    \b
+    Example:
+      ray-asd download dcase2023 --out dcase2023 --machine fan
     """
     result = ray_asd.download(dataset, out, machines=machines, parallel=parallel)
     if as_json:
@@ -110,22 +157,27 @@ def download(
 
 @app.command()
 def train(
-    manifest: Annotated[str, typer.Argument(help="The manifest.")],
-    out: Annotated[str, typer.Option(help="Folder of the upstream run.")],
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="The manifest.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder of the upstream run.")],
     recipe: RecipeOption = "first_shot",
     settings: Setting = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray Train workers. Default: one a GPU, or a core.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Ray Train workers. Default: one a GPU, or a core."),
     ] = None,
     features: Annotated[
-        str | None, typer.Option(help="Folder of features tables. Default: OUT/features.")
+        str | None,
+        typer.Option(metavar="FOLDER", help="Folder of features tables. Default: OUT/features."),
     ] = None,
     address: Address = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the backbones on the normal recordings.
 
-    Example: ray-asd train manifest.parquet --out upstream --set upstream.epochs=20
+    \b
+    Examples:
+      ray-asd train manifest.parquet --out upstream --set upstream.epochs=20
+      ray-asd train manifest.parquet --out upstream --recipe mine.yaml
     """
     result = ray_asd.train(
         manifest,
@@ -143,11 +195,14 @@ def train(
 
 @app.command()
 def fit(
-    manifest: Annotated[str, typer.Argument(help="The manifest.")],
-    upstream: Annotated[str, typer.Option(help="The upstream run.")],
-    out: Annotated[str, typer.Option(help="Folder of the bundle.")],
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="The manifest.")],
+    upstream: Annotated[str, typer.Option(metavar="FOLDER", help="The upstream run.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder of the bundle.")],
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe of the detectors. Default: the upstream run's.")
+        str | None,
+        typer.Option(
+            metavar="RECIPE", help="Recipe of the detectors. Default: the upstream run's."
+        ),
     ] = None,
     settings: Setting = None,
     address: Address = None,
@@ -155,7 +210,9 @@ def fit(
 ) -> None:
     """Fit the detectors and write a bundle.
 
-    Example: ray-asd fit manifest.parquet --upstream upstream --out bundle
+    \b
+    Example:
+      ray-asd fit manifest.parquet --upstream upstream --out bundle
     """
     result = ray_asd.fit(manifest, upstream, out, recipe=recipe, settings=settings, address=address)
     if as_json:
@@ -169,15 +226,21 @@ def fit(
 
 @app.command()
 def enroll(
-    manifest: Annotated[str, typer.Argument(help="Manifest of the new machine's recordings.")],
-    bundle: Annotated[str, typer.Option(help="The bundle that is added to.")],
-    out: Annotated[str, typer.Option(help="Folder of the new bundle.")],
+    manifest: Annotated[
+        str, typer.Argument(metavar="MANIFEST", help="Manifest of the new machine's recordings.")
+    ],
+    bundle: Annotated[str, typer.Option(metavar="FOLDER", help="The bundle that is added to.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder of the new bundle.")],
     address: Address = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add a new machine from its normal recordings alone; nothing is retrained.
+    """Add a new machine from its normal recordings alone.
 
-    Example: ray-asd enroll new.parquet --bundle bundle --out bundle2
+    Nothing is retrained, and the other machines' scores stay as they are.
+
+    \b
+    Example:
+      ray-asd enroll new.parquet --bundle bundle --out bundle2
     """
     result = ray_asd.enroll(manifest, bundle, out, address=address)
     if as_json:
@@ -197,27 +260,36 @@ def enroll(
 
 @app.command()
 def tune(
-    manifest: Annotated[str, typer.Argument(help="The manifest.")],
-    upstream: Annotated[list[str], typer.Option(help="An upstream run. May be repeated.")],
-    out: Annotated[str, typer.Option(help="The recipe to write (YAML).")],
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="The manifest.")],
+    upstream: Annotated[
+        list[str], typer.Option(metavar="FOLDER", help="An upstream run. May be repeated.")
+    ],
+    out: Annotated[str, typer.Option(metavar="FILE", help="The recipe to write (YAML).")],
     recipe: Annotated[
-        str | None, typer.Option(help="What the sweep leaves as it is. Default: the run's recipe.")
+        str | None,
+        typer.Option(
+            metavar="RECIPE", help="What the sweep leaves as it is. Default: the run's recipe."
+        ),
     ] = None,
     settings: Setting = None,
     space: Annotated[
-        str, typer.Option(help="What is tried: report, large, or a YAML file.")
+        str, typer.Option(metavar="SPACE", help="What is tried: report, large, or a YAML file.")
     ] = "report",
-    search: Annotated[str, typer.Option(help="grid, or optuna.")] = "grid",
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials of optuna.")] = None,
+    search: Annotated[str, typer.Option(metavar="NAME", help="grid, or optuna.")] = "grid",
+    trials: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Trials of optuna.")
+    ] = None,
     label_free: Annotated[
         bool, typer.Option("--label-free", help="Select by normal recordings alone.")
     ] = False,
     address: Address = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try detectors, select an ensemble's members, and write the recipe for fit.
+    """Try detectors and ensembles, and write the best as a recipe.
 
-    Example: ray-asd tune manifest.parquet --upstream upstream --out tuned.yaml
+    \b
+    Example:
+      ray-asd tune manifest.parquet --upstream upstream --out tuned.yaml
     """
     result = ray_asd.tune(
         manifest,
@@ -238,17 +310,23 @@ def tune(
 
 @app.command()
 def score(
-    source: Annotated[str, typer.Argument(help="A manifest, or a folder of recordings.")],
-    bundle: Annotated[str, typer.Option(help="The bundle.")],
-    out: Annotated[str, typer.Option(help="Folder of the scores table.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A manifest, or a folder of recordings.")
+    ],
+    bundle: Annotated[str, typer.Option(metavar="FOLDER", help="The bundle.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder of the scores table.")],
     layout: Layout = "dcase",
     split: Annotated[
-        str | None, typer.Option(help="Only recordings of this split: train or test.")
+        str | None,
+        typer.Option(metavar="NAME", help="Only recordings of this split: train or test."),
     ] = None,
     since: Annotated[
-        str | None, typer.Option(help="Only recordings of this date or time, or later.")
+        str | None,
+        typer.Option(metavar="TIME", help="Only recordings of this date or time, or later."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many recordings.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="At most so many recordings.")
+    ] = None,
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Also what is scored already.")
     ] = False,
@@ -257,11 +335,12 @@ def score(
     ] = False,
     workers: EmbeddingWorkers = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Recordings in a block. Default: by their number.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Recordings in a block. Default: by their number."),
     ] = None,
     patience: Annotated[
         float | None,
-        typer.Option(min=1, help="Seconds that one clip may take. Default: 300."),
+        typer.Option(min=1, metavar="S", help="Seconds that one clip may take. Default: 300."),
     ] = None,
     strict: Strict = False,
     address: Address = None,
@@ -269,7 +348,11 @@ def score(
 ) -> None:
     """Score recordings; what is scored already is skipped.
 
-    Example: ray-asd score recordings --bundle bundle --out scores
+    \b
+    Examples:
+      ray-asd score recordings --bundle bundle --out scores
+      ray-asd score recordings --bundle bundle --out scores --dry-run
+      ray-asd score s3://plant/rec --bundle bundle --out s3://plant/scores
     """
     result = ray_asd.score(
         source,
@@ -304,12 +387,17 @@ def score(
 
 @app.command()
 def evaluate(
-    scores: Annotated[str, typer.Argument(help="A scores table, or a folder of challenge CSVs.")],
+    scores: Annotated[
+        str, typer.Argument(metavar="SCORES", help="A scores table, or a folder of challenge CSVs.")
+    ],
     ground_truth: Annotated[
-        str | None, typer.Option(help="The official evaluator's ground truth, for CSVs.")
+        str | None,
+        typer.Option(metavar="FOLDER", help="The official evaluator's ground truth, for CSVs."),
     ] = None,
     ensemble: EnsembleOption = None,
-    year: Annotated[int, typer.Option(help="Whose challenge's definition holds.")] = 2023,
+    year: Annotated[
+        int, typer.Option(metavar="YEAR", help="Whose challenge's definition holds.")
+    ] = 2023,
     members: Annotated[
         bool, typer.Option("--members", help="Also each member's own figures.")
     ] = False,
@@ -322,9 +410,13 @@ def evaluate(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the official figures: AUC per domain, pAUC, and the official score.
+    """Print the official figures: AUC by domain, pAUC, their mean.
 
-    Example: ray-asd evaluate scores
+    \b
+    Examples:
+      ray-asd evaluate scores
+      ray-asd evaluate scores --members
+      ray-asd evaluate teams/our_entry --ground-truth ground_truth_data
     """
     result = ray_asd.evaluate(
         scores,
@@ -342,14 +434,16 @@ def evaluate(
 
 @app.command()
 def submit(
-    scores: Annotated[str, typer.Argument(help="A scores table.")],
-    out: Annotated[str, typer.Option(help="Folder of the CSVs.")],
+    scores: Annotated[str, typer.Argument(metavar="SCORES", help="A scores table.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder of the CSVs.")],
     ensemble: EnsembleOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the challenge's score and decision files of the test clips.
+    """Write the challenge's score and decision files.
 
-    Example: ray-asd submit scores --out submission
+    \b
+    Example:
+      ray-asd submit scores --out submission
     """
     result = ray_asd.submit(scores, out, ensemble=ensemble)
     if as_json:
@@ -361,23 +455,38 @@ def submit(
 
 @app.command()
 def report(
-    scores: Annotated[str, typer.Argument(help="A scores table.")],
-    bundle: Annotated[str, typer.Option(help="The bundle that it was scored with.")],
-    out: Annotated[str, typer.Option(help="The HTML file to write.")],
+    scores: Annotated[str, typer.Argument(metavar="SCORES", help="A scores table.")],
+    bundle: Annotated[
+        str, typer.Option(metavar="FOLDER", help="The bundle that it was scored with.")
+    ],
+    out: Annotated[str, typer.Option(metavar="FILE", help="The HTML file to write.")],
     ensemble: EnsembleOption = None,
-    top: Annotated[int, typer.Option(min=1, help="Clips to listen to.")] = 25,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Clips to listen to.")] = 25,
     nights: Annotated[
-        int | None, typer.Option(min=1, help="Only the last so many nights. Default: all.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Only the last so many nights. Default: all."),
     ] = None,
     largest_mb: Annotated[
-        float, typer.Option(min=0.1, help="Sound, then pictures are left out of a larger file.")
+        float,
+        typer.Option(
+            min=0.1, metavar="MB", help="Sound, then pictures are left out of a larger file."
+        ),
     ] = 20.0,
+    embedding_maps: Annotated[
+        bool,
+        typer.Option(
+            "--maps/--no-maps", help="Maps of labelled clips' embeddings, heard again for it."
+        ),
+    ] = True,
     address: Address = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one HTML page: which machines need attention, why, and their sound.
+    """Write a page of which machines need attention, and why.
 
-    Example: ray-asd report scores --bundle bundle --out report.html
+    \b
+    Examples:
+      ray-asd report scores --bundle bundle --out report.html
+      ray-asd report scores --bundle bundle --out report.html --nights 7
     """
     result = ray_asd.report(
         scores,
@@ -387,6 +496,7 @@ def report(
         top=top,
         nights=nights,
         largest_mb=largest_mb,
+        embedding_maps=embedding_maps,
         address=address,
     )
     if as_json:
@@ -400,28 +510,38 @@ _ALARMS = 4
 
 @app.command()
 def nightly(
-    source: Annotated[str, typer.Argument(help="A manifest, or a folder of recordings.")],
-    bundle: Annotated[str, typer.Option(help="The bundle.")],
-    out: Annotated[str, typer.Option(help="Folder of the scores table.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A manifest, or a folder of recordings.")
+    ],
+    bundle: Annotated[str, typer.Option(metavar="FOLDER", help="The bundle.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder of the scores table.")],
     layout: Layout = "dcase",
     ensemble: EnsembleOption = None,
     alarms_per_night: Annotated[
-        int | None, typer.Option(min=0, help="At most so many alarms, the worst.")
+        int | None, typer.Option(min=0, metavar="N", help="At most so many alarms, the worst.")
     ] = None,
     false_alarm_rate: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Alarms above all but this share of normals only."),
+        typer.Option(
+            min=0, max=1, metavar="RATE", help="Alarms above all but this share of normals only."
+        ),
     ] = None,
-    report: Annotated[str | None, typer.Option(help="The HTML report to write.")] = None,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The HTML report to write.")
+    ] = None,
     workers: EmbeddingWorkers = None,
     strict: Strict = False,
     address: Address = None,
 ) -> None:
-    """Score what is new, evaluate, raise alarms, report; print one JSON summary.
+    """Score what is new, evaluate, raise alarms, and report.
 
-    Exits with 4 where there are alarms, so that a schedule can page somebody.
+    Prints one JSON summary. Exits with 4 where there are alarms, so that a schedule can page
+    somebody.
 
-    Example: ray-asd nightly recordings --bundle bundle --out scores --alarms-per-night 20
+    \b
+    Example:
+      ray-asd nightly recordings --bundle bundle --out scores \\
+          --alarms-per-night 20 --report report.html
     """
     result = ray_asd.nightly(
         source,

@@ -242,6 +242,9 @@ def empirical_threshold(scores: Scores, false_alarm_rate: float) -> float:
     A further normal clip's score exceeds it with a probability of at most the rate (split
     conformal prediction: Vovk et al., Algorithmic Learning in a Random World, 2005), which the
     plain quantile of few scores does not keep. Too few: below 1/rate − 1 scores.
+
+    >>> empirical_threshold(np.arange(19.0), 0.1)
+    17.0
     """
     # The small subtrahend keeps 70 · 0.9 = 63.000000000000007 from becoming 64.
     rank = int(np.ceil((len(scores) + 1) * (1 - false_alarm_rate) - 1e-9))

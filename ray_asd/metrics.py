@@ -134,6 +134,17 @@ def evaluate(rows: Rows, year: int = 2023, false_alarm_rate: float | None = None
 
     Raises:
         ValueError: an unknown year.
+
+    >>> rows = Rows(
+    ...     machine_type=np.array(["fan"] * 4),
+    ...     section=np.array(["00"] * 4),
+    ...     domain=np.array(["source", "target", "source", "target"]),
+    ...     label=np.array(["normal", "normal", "anomaly", "anomaly"]),
+    ...     score=np.array([0.1, 0.4, 0.3, 0.8]),
+    ...     decision=None,
+    ... )
+    >>> evaluate(rows).means["auc_source"], evaluate(rows).means["auc_target"]
+    (1.0, 0.5)
     """
     if year not in YEARS:
         raise ValueError(f"no definition of {year}; there are {', '.join(map(str, YEARS))}")

@@ -54,11 +54,14 @@ def read_scores(uri: str, *, latest: bool = True, ensemble: str | None = None) -
     """Read the scores under ``uri``; columns as in ``tables.SCORES``.
 
     Args:
+        uri: what ``ray-asd score`` wrote.
         latest: keep only the newest row per (uri, start_s, ensemble).
         ensemble: rows of this ensemble only.
 
     Raises:
         BadInput: no scores there, or a table of another kind.
+
+    >>> read_scores("scores").sort_by([("score", "descending")]).slice(0, 10)  # doctest: +SKIP
     """
     rows = _read(uri, "scores", list(tables.SCORES.names))
     if ensemble is not None:
@@ -70,7 +73,17 @@ def read_scores(uri: str, *, latest: bool = True, ensemble: str | None = None) -
 
 
 def read_rejections(uri: str) -> pa.Table:
-    """Read the rejections under ``uri``; columns as in ``tables.REJECTIONS``, maybe no rows."""
+    """Read the rejections under ``uri``; columns as in ``tables.REJECTIONS``, maybe no rows.
+
+    Args:
+        uri: what ``ray-asd score`` wrote.
+
+    Raises:
+        BadInput: a table of another kind.
+
+    >>> read_rejections("scores of nothing").num_rows
+    0
+    """
     if not store.exists(store.join(uri, "rejections")):
         return tables.REJECTIONS.empty_table()
     return _read(uri, "rejections", list(tables.REJECTIONS.names))

@@ -1,14 +1,22 @@
 """Bad input on the command line: one clear line and the right exit code. None of it starts Ray."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
+from ray_asd import cli
 from ray_asd.archive import manifest
 from tests.conftest import run_cli
+from tests.definitions import check
+
+COMMANDS = list(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -99,23 +107,49 @@ def test_wrong_usage_is_exit_code_2(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_cli("nonsense", capfd=capfd)[0] == 2
 
 
-def test_help_of_every_verb_fits_80_columns(capfd: pytest.CaptureFixture[str]) -> None:
-    for verb in (
-        "demo",
-        "index",
-        "download",
-        "train",
-        "fit",
-        "score",
-        "evaluate",
-        "submit",
-        "tune",
-        "report",
-    ):
-        code, out, _ = run_cli(verb, "--help", columns=80, capfd=capfd)
-        assert code == 0
-        assert f"ray-asd {verb}" in out
-        assert max(len(line) for line in out.splitlines()) <= 80
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_of_every_verb_reads_well_at_80_columns(
+    verb: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run_cli(verb, "--help", columns=80, capfd=capfd)
+    assert code == 0
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert "\b" not in out
+    block = out.partition("  Example")[2].partition("\n\n")[0].partition("\n")[2]
+    examples = block.replace("\\\n", " ").splitlines()
+    assert examples
+    for line in examples:
+        assert line.split()[:2] == ["ray-asd", verb]
+        check(line)
+
+
+def test_the_help_shows_the_way(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run_cli("--help", columns=80, capfd=capfd)
+    assert code == 0
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert "..." not in out.partition("Commands:")[2]  # no summary is cut off
+    examples = re.findall(r"^    (ray-asd .*)", out, re.MULTILINE)
+    assert [line.split()[1] for line in examples] == [
+        *("demo", "index", "train", "fit", "score", "report")
+    ]
+    for line in examples:
+        check(line)
+    assert "--install-completion" in out
+
+
+COMPLETION = """
+PATH={bin}:$PATH
+eval "$(ray-asd --show-completion bash)"
+COMP_WORDS=(ray-asd sco) COMP_CWORD=1
+_ray_asd_completion ray-asd
+echo "${{COMPREPLY[@]}}"
+"""
+
+
+def test_the_shell_completes() -> None:
+    script = COMPLETION.format(bin=Path(sys.executable).parent)
+    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "score\n"
 
 
 def test_a_file_where_the_scores_folder_should_be(

@@ -39,6 +39,9 @@ def layout_of(text: str) -> Layout:
 
     Raises:
         BadInput: neither, or a malformed template.
+
+    >>> layout_of("{site}/{machine_type}/{section}/{file}").parse("north/fan/00/1.wav").fields
+    {'site': 'north', 'file': '1.wav'}
     """
     if text == "dcase":
         return DcaseLayout()

@@ -65,7 +65,11 @@ def register(detector: type[Kind], settings: type[recipe.Detector] | None = None
 
 
 def kinds() -> list[str]:
-    """Names of the kinds of detectors that are known."""
+    """Names of the kinds of detectors that are known.
+
+    >>> kinds()
+    ['gmm', 'knn', 'lof']
+    """
     return sorted(_KINDS)
 
 
@@ -84,6 +88,12 @@ def fit(
 
     Raises:
         ValueError: there are no points, or they are not finite.
+
+    >>> settings = recipe.load("first_shot").downstream.detectors["knn"]
+    >>> normal = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> knn = fit(normal, np.array(["source", "target"]), settings)
+    >>> knn.score(np.array([[2.0, 0.0], [-1.0, 0.0]])).tolist()
+    [0.0, 1.0]
     """
     points = _checked(points)
     if len(points) == 0:

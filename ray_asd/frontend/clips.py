@@ -52,6 +52,9 @@ def standardize(clip: Waveform) -> Waveform:
 
     Raises:
         Rejected: ``not_finite`` for a NaN or an infinity, ``silent`` for a constant clip.
+
+    >>> standardize(np.array([1, 3], np.float32)).tolist()
+    [-1.0, 1.0]
     """
     mean = clip.mean(dtype=np.float64)
     centred = clip - np.float32(mean)

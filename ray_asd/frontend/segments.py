@@ -35,6 +35,10 @@ def segments(
     """Segments ``(count, bands, length)`` of a spectrogram ``(bands, frames)``, and their starts.
 
     The segments are one new array; the starts are in frames.
+
+    >>> pieces, starts = segments(np.zeros((224, 626), np.float32), 126, 10)
+    >>> pieces.shape, starts[:2]
+    ((10, 224, 126), [0, 56])
     """
     starts = segment_starts(mel.shape[1], length, count)
     return np.stack([mel[:, start : start + length] for start in starts]), starts

@@ -27,6 +27,8 @@ def demo(out: str = "demo", *, address: str | None = None) -> dict[str, Any]:
     Returns:
         The evaluation of the trained and of the untrained system, seconds of each step, and
         where everything lies.
+
+    >>> demo()["trained"]["official_score"]  # doctest: +SKIP
     """
     if "://" in out:
         raise BadInput(f"--out {out}: the demo wants a folder of this machine")

@@ -45,6 +45,8 @@ def download(
             or lies on a disk without room.
         RunFailed: a file cannot be had, or is not what its publisher lists. The other files
             are fetched and unpacked nevertheless.
+
+    >>> download("dcase2023", "dcase", machines=["fan"])  # doctest: +SKIP
     """
     began = time.monotonic()
     pages = ", ".join(zenodo.page(record) for record in zenodo.records(dataset))

@@ -46,6 +46,8 @@ def enroll(
 
     Raises:
         BadInput: no normal recordings, or the bundle knows one of the sections.
+
+    >>> enroll("new.parquet", "bundle", "bundle2")["enrolled"]  # doctest: +SKIP
     """
     loaded = bundles.load(bundle)
     training = manifest.training(manifest.read(manifest_uri))

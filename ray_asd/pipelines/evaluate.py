@@ -44,6 +44,15 @@ def evaluate(
     Raises:
         BadInput: no scores there, no labelled test clips, or ``strict`` and a section is left
             out.
+
+    >>> from pathlib import Path
+    >>> Path("entry").mkdir()
+    >>> names = [f"section_00_{domain}_test_{label}_0000"
+    ...          for label in ("normal", "anomaly") for domain in ("source", "target")]
+    >>> rows = [f"{name}.wav,{score}" for name, score in zip(names, (0.1, 0.4, 0.3, 0.8))]
+    >>> _ = Path("entry/anomaly_score_fan_section_00_test.csv").write_text("\\n".join(rows))
+    >>> evaluate("entry")["means"]["auc_target"]
+    0.5
     """
     if year not in metrics.YEARS:
         raise BadInput(f"--year {year}: there are {', '.join(map(str, metrics.YEARS))}")

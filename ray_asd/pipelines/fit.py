@@ -45,6 +45,8 @@ def fit(
 
     Raises:
         BadInput: a manifest, run or recipe that cannot be used together.
+
+    >>> fit("manifest.parquet", "upstream", "bundle")["bundle_id"]  # doctest: +SKIP
     """
     chosen = recipe_of(upstream, recipe, settings or [])
     weights = weights_of(store.absolute(upstream), chosen.trained_backbones())

@@ -22,6 +22,12 @@ def index(root: str, out: str, *, layout: str = "dcase") -> dict[str, Any]:
 
     Raises:
         BadInput: no such folder, no recordings in it, or no name that fits the layout.
+
+    >>> from pathlib import Path
+    >>> Path("plant/fan/train").mkdir(parents=True)
+    >>> Path("plant/fan/train/section_00_source_train_normal_0000_load_3.wav").touch()
+    >>> index("plant", "manifest.parquet")["machines"]
+    {'fan': {'train': 1}}
     """
     found = listing(root, layout)
     manifest.write(found.table, out)

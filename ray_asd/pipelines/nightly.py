@@ -53,6 +53,8 @@ def nightly(
 
     Raises:
         BadInput, RunFailed: as :func:`ray_asd.score` and :func:`ray_asd.report`.
+
+    >>> nightly("recordings", "bundle", "scores", alarms_per_night=20)["alarms"]  # doctest: +SKIP
     """
     began = time.monotonic()
     run = score(source, bundle, out, layout=layout, workers=workers, address=address)

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from pyarrow import fs
 
 from ray_asd import bundle as bundles
-from ray_asd import console
+from ray_asd import console, tables
 from ray_asd.archive import store
+from ray_asd.bundle import Bundle, Key
 from ray_asd.errors import BadInput
-from ray_asd.pipelines import session
-from ray_asd.reporting import contents, page, parts, summary, tally, walks
+from ray_asd.pipelines import columns, session
+from ray_asd.recipe import Recipe
+from ray_asd.reporting import contents, maps, page, parts, summary, tally, walks
 from ray_asd.reporting.contents import Found
+from ray_asd.reporting.maps import Map
 from ray_asd.reporting.page import Page
 from ray_asd.reporting.parts import Part
 from ray_asd.reporting.tally import Tally
@@ -41,6 +45,7 @@ def report(
     top: int = 25,
     nights: int | None = None,
     largest_mb: float = 20.0,
+    embedding_maps: bool = True,
     address: str | None = None,
 ) -> dict[str, Any]:
     """Write one self-contained HTML file of what a scores table says.
@@ -52,6 +57,8 @@ def report(
         ensemble: which ensemble is shown; the first by name if None, as in ``evaluate``.
         top: how many of the most anomalous clips are shown, and their recordings read.
         nights: only the scores of so many last nights; of all if None.
+        embedding_maps: whether labelled clips, some hundred of all, are heard again and drawn
+            among the normal ones; without labels none are.
         largest_mb: how large the file may be; sound, then spectrograms are left out of it.
         address: a Ray cluster's address; None starts a local Ray, if the table is large.
 
@@ -60,6 +67,8 @@ def report(
 
     Raises:
         BadInput: no scores there, no such ensemble or bundle, or ``out`` cannot be written.
+
+    >>> report("scores", "bundle", "report.html")["attention"]  # doctest: +SKIP
     """
     started = time.monotonic()
     _check_writable(out)
@@ -94,15 +103,77 @@ def report(
         for clip in found.clips():
             clips.append(clip)
             advance(1, "")
-    built = page.build(clips, round(largest_mb * 1e6), **found.said(clips))
+    mapped = _mapped(found.to_map(), loaded, bundle) if embedding_maps else {}
+    built = page.build(clips, round(largest_mb * 1e6), **found.said(clips, mapped))
     _write(out, built.html)
     return {
         "report": out,
         **_summary(found, built),
         "shown": len(clips),
+        "mapped": sum(len(drawn.clips) for drawn in mapped.values()),
         "not_heard": sum(bool(clip.heard.missing) for clip in clips),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def _mapped(rows: Mapping[Key, list[dict[str, Any]]], loaded: Bundle, uri: str) -> dict[Key, Map]:
+    """A map of each section's clips; in this process, for they are few.
+
+    A long recording is embedded whole, and drawn only where its first clip was chosen: so one
+    clip's worth of embedding comes to each that was chosen, on average.
+    """
+    firsts = {key: [row for row in own if row["start_s"] == 0] for key, own in rows.items()}
+    count = sum(map(len, firsts.values()))
+    if not count:
+        return {}
+    from ray_asd.pipelines.embed import Embed  # noqa: PLC0415, torch is slow to import
+
+    recipe = _of_first_backbone(loaded.recipe)
+    (backbone,) = recipe.upstream.backbones
+    embed = Embed(recipe.model_dump(), bundles.weights_of(uri))
+    mapped = {}
+    with console.track("report: mapping", count, "clips") as advance:
+        for key, own in firsts.items():
+            try:
+                heard = list(_first_clips(embed, own, advance))
+            except BadInput as error:
+                # To ask a bucket that does not answer takes many seconds: once is enough.
+                console.warn(f"maps of embeddings are left out: {error}")
+                break
+            points = [columns.matrix(found, backbone, recipe)[0].mean(0) for found, _ in heard]
+            normals = loaded.sections[key].neighbours.embeddings.astype(np.float64)
+            kinds = [(row["domain"], row["label"]) for _, row in heard]
+            drawn = maps.project(normals, np.array(points, np.float64), kinds)
+            if drawn is not None:
+                mapped[key] = drawn
+    return mapped
+
+
+def _of_first_backbone(recipe: Recipe) -> Recipe:
+    """What embeds as the reference clips of the bundle were, and nothing else."""
+    name, settings = next(iter(recipe.upstream.backbones.items()))
+    upstream = recipe.upstream.model_copy(update={"backbones": {name: settings}})
+    ensembles = {
+        name: ensemble.model_copy(update={"members": "all"})
+        for name, ensemble in recipe.ensembles.items()
+    }
+    return recipe.model_copy(update={"upstream": upstream, "ensembles": ensembles})
+
+
+def _first_clips(
+    embed: Callable[[pa.Table], pa.Table], rows: Sequence[dict[str, Any]], advance: console.Advance
+) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
+    """The embedded first clip of each recording that can be heard, and its row."""
+    for row in rows:
+        advance(1, "")
+        recording = {name: row[name] for name in tables.RECORDINGS.names}
+        try:
+            found = embed(pa.Table.from_pylist([recording], tables.RECORDINGS)).slice(0, 1)
+        except (OSError, ValueError):
+            # A table may hold any text for a uri, and what is not heard is not drawn.
+            continue
+        if not found["reason"][0].is_valid:
+            yield found, row
 
 
 def _summary(found: Found, built: Page) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def score(
     Raises:
         BadInput: a source or a bundle that cannot be used.
         RunFailed: the stream broke off; what is published stays, and the same call carries on.
+
+    >>> score("recordings", "bundle", "scores")["scored"]  # doctest: +SKIP
     """
     loaded = bundles.load(bundle, weights=False, sections=False)
     out = store.absolute(out)

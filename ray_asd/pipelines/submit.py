@@ -21,6 +21,8 @@ def submit(scores_uri: str, out: str, *, ensemble: str | None = None) -> dict[st
 
     Raises:
         BadInput: no scores of test clips there, or they have no place in the challenge's form.
+
+    >>> submit("scores", "submission")["files"]  # doctest: +SKIP
     """
     table = test_clips(scores_uri, ensemble)
     return {

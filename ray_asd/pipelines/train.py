@@ -69,6 +69,8 @@ def train(
     Raises:
         BadInput: a manifest or recipe that cannot be used, or ``out`` holds another training.
         RunFailed: training broke off; a later call carries on from the last checkpoint.
+
+    >>> train("manifest.parquet", "upstream", settings=["upstream.epochs=20"])  # doctest: +SKIP
     """
     chosen = recipes.load(recipe, settings or [])
     out = store.absolute(out)

@@ -75,6 +75,8 @@ def tune(
         BadInput: a manifest, run, recipe or space that cannot be used together, or no labelled
             test clips without ``label_free``.
         RunFailed: a trial broke off; the same call carries on.
+
+    >>> tune("manifest.parquet", ["upstream"], "tuned.yaml")  # doctest: +SKIP
     """
     objective = "label_free" if label_free else "official_score"
     tune_search.check(search, trials)

@@ -22,6 +22,7 @@ from sklearn.metrics import roc_curve
 from ray_asd import metrics
 from ray_asd.ensemble import Reference
 from ray_asd.recipe import FrontEnd
+from ray_asd.reporting.maps import Map
 from ray_asd.reporting.sound import Picture
 from ray_asd.reporting.summary import Alarms, Counts
 from ray_asd.reporting.tally import EDGES
@@ -140,6 +141,25 @@ def curves(name: str, rows: metrics.Rows) -> str:
         axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
         axes.axvspan(0, _PAUC, color=_GREY, alpha=0.2, linewidth=0)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="false alarms", ylabel="anomalies found")
+        _legend(axes)
+        return _svg(figure)
+
+
+def embeddings(name: str, drawn: Map) -> str:
+    """A section's map: its normal training clips, and test clips by domain and label."""
+    with _drawing(name):
+        figure, axes = _figure(legend_rows=3)
+        style: dict[str, Any] = {"linewidths": 0, "s": 14}
+        told = f"normal training ({len(drawn.normals)})"
+        axes.scatter(*drawn.normals.T, color=_GREY, alpha=0.5, label=told, **style)
+        for kind, (colour, line) in _KINDS.items():
+            own = drawn.clips[[other == kind for other in drawn.kinds]]
+            if len(own):
+                marker = "o" if line == "-" else "^"
+                told = f"{' '.join(kind)} ({len(own)})"
+                axes.scatter(*own.T, color=colour, marker=marker, label=told, **style)
+        first, second = drawn.shares
+        axes.set(xlabel=f"first axis ({first:.0%})", ylabel=f"second axis ({second:.0%})")
         _legend(axes)
         return _svg(figure)
 

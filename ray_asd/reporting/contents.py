@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from ray_asd import metrics, scores
 from ray_asd.archive import store
-from ray_asd.bundle import Bundle
-from ray_asd.reporting import charts, parts, summary, tally
+from ray_asd.bundle import Bundle, Key
+from ray_asd.reporting import charts, maps, parts, summary, tally
+from ray_asd.reporting.maps import Map
 from ray_asd.reporting.page import Clip, View
 from ray_asd.reporting.parts import Part
 from ray_asd.reporting.sound import Listener, Missing, Sound, players
@@ -108,7 +109,16 @@ class Found:
             heard, nearest = _pair(number, row, listener, threshold)
             yield Clip(number + 1, row, group, heard, nearest)
 
-    def said(self, clips: Sequence[Clip]) -> dict[str, Any]:
+    def to_map(self) -> dict[Key, list[dict[str, Any]]]:
+        """Rows of the labelled clips that a map of embeddings is drawn of, by section."""
+        if self.judged is None or self.total.labelled is None:
+            return {}
+        keys = [(m.machine_type, m.section) for m in self.machines]
+        known = [key for key in keys if key in self.bundle.sections]
+        places = maps.chosen(self.total.labelled, known)
+        return {key: parts.take(self.scored, "scores", own) for key, own in places.items()}
+
+    def said(self, clips: Sequence[Clip], mapped: Mapping[Key, Map]) -> dict[str, Any]:
         """What ``template.html.jinja`` names, but for the clips themselves."""
         runs, runs_more = _runs(self.uri)
         recipe, machines = self.bundle.recipe, self.machines
@@ -139,6 +149,11 @@ class Found:
             "segment_s": recipe.clips.segment_s,
             "judged": self.judged,
             **self._judged_charts(),
+            "maps": [
+                (" ".join(key), [charts.embeddings(f"map {place}", drawn)])
+                for place, (key, drawn) in enumerate(mapped.items())
+            ],
+            "first_backbone": next(iter(recipe.upstream.backbones)),
             "rejections": _by_reason(self.standing),
             "rejected_rows": self._newest_rejections(),
             "runs": runs,
@@ -248,7 +263,7 @@ class Found:
 
     def _closing(self) -> str:
         """What the page could show, and does not."""
-        said = ["No map of the embeddings is shown: a scores table holds none."]
+        said = []
         if self.total.units is None:
             said.append(
                 f"The layout names more than {tally.MOST_ASSETS:,} assets: their sections stand "

@@ -57,7 +57,7 @@ _CELL = [*_SECTION, "night", "domain", "label", "bin"]
 _ORIGIN = [*_SECTION, "section_digest", "bundle_id"]
 _UNIT = [*_SECTION, *ASSET]
 _TOP = [*_UNIT, "score", "part", "row"]
-_LABELLED = [*_SECTION, "domain", "label", "score", "decision"]
+_LABELLED = [*_SECTION, "domain", "label", "score", "decision", "part", "row"]
 
 
 def keys(table: pa.Table) -> pa.Table:
@@ -159,7 +159,8 @@ class Tally:
     """The rows that score highest, no more than :data:`PER_ASSET` of one asset, the highest
     first: where they stand."""
     labelled: pa.Table | None
-    """Labelled clips of the split test; None where there are more than :data:`MOST_LABELLED`."""
+    """Labelled clips of the split test, and where they stand; None where there are more than
+    :data:`MOST_LABELLED`."""
     not_finite: int
     """Rows left out everywhere, since their score is no number."""
 

@@ -16,7 +16,15 @@ from ray_asd.bundle import Bundle, Neighbours, Section
 from ray_asd.ensemble import calibrate
 from tests.test_scores import publish
 
-RECIPE = recipe.load("demo", ["clips.segments=3", "front_end.mels=64"])
+# Nothing in it is trained, so that what is heard again is embedded as in a real bundle.
+RECIPE = recipe.load(
+    "demo",
+    [
+        "clips.segments=3",
+        "front_end.mels=64",
+        "upstream.backbones={statistics: {kind: statistics}}",
+    ],
+)
 ENSEMBLE = next(iter(RECIPE.ensembles))
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -41,7 +49,8 @@ def trained(small_fleet: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     for machine_type in ("fan", "valve"):
         uris = [row["uri"] for row in table if row["machine_type"] == machine_type]
         raw = {member: random.normal(5, 2, 40) for member in RECIPE.used_members()}
-        points = np.eye(len(uris), 128, dtype=np.float32)
+        width = RECIPE.embedding_width("statistics")
+        points = np.eye(len(uris), width, dtype=np.float32)
         sections[machine_type, "00"] = Section(
             {}, calibrate(raw, RECIPE), Neighbours(uris, [0.0] * len(uris), points), {}
         )

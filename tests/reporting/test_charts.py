@@ -9,6 +9,7 @@ from ray_asd import metrics
 from ray_asd.ensemble import Reference
 from ray_asd.recipe import FrontEnd
 from ray_asd.reporting import charts
+from ray_asd.reporting.maps import Map
 from ray_asd.reporting.summary import Alarms
 from ray_asd.reporting.tally import EDGES
 from tests.reporting.conftest import RECIPE
@@ -22,6 +23,13 @@ ROWS = metrics.Rows(
     label=np.array(["normal"] * 4 + ["anomaly"] * 4),
     score=np.arange(8.0),
     decision=None,
+)
+
+MAP = Map(
+    np.random.default_rng(0).normal(size=(20, 2)),
+    np.zeros((3, 2)),
+    [("source", "normal"), ("target", "anomaly"), ("unknown", "normal")],
+    (0.5, 0.2),
 )
 
 
@@ -44,10 +52,11 @@ def drawn(name: str) -> list[str]:
         charts.kinds(name, {}, None),
         charts.curves(name, ROWS),
         spectrogram(name),
+        charts.embeddings(name, MAP),
     ]
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(8))
 def test_a_chart_stands_in_any_page(number: int) -> None:
     chart = drawn("one")[number]
     assert chart.startswith("<svg viewBox=")
@@ -61,7 +70,7 @@ def test_a_chart_stands_in_any_page(number: int) -> None:
 
 def test_charts_of_one_page_share_no_names() -> None:
     names = [re.findall(r' id="([^"]*)"', chart) for name in ("a", "b") for chart in drawn(name)]
-    for one, other in zip(names[:7], names[7:], strict=True):
+    for one, other in zip(names[:8], names[8:], strict=True):
         assert not set(one) & set(other)
 
 

@@ -42,6 +42,7 @@ def test_what_the_call_returns(made: tuple[str, dict[str, Any]], scored: Scored)
     assert result["shown"] == 5
     assert result["not_heard"] == result["without_sound"] == result["without_spectrogram"] == 0
     assert result["bytes"] == len(text.encode())
+    assert result["mapped"] == 24
     assert result["warnings"] == []
     assert result["official_score"] == ray_asd.evaluate(scored.scores)["official_score"]
     assert {unit["machine_type"] for unit in result["attention"]} <= {"fan", "valve"}
@@ -77,6 +78,38 @@ def test_the_page_tells_of_everything(made: tuple[str, dict[str, Any]]) -> None:
     assert "it is truncated" in text
     assert "http:" not in text
     assert "https:" not in text
+
+
+def test_a_map_a_machine_of_its_labelled_clips(made: tuple[str, dict[str, Any]]) -> None:
+    text, _ = made
+    assert "as the backbone statistics hears them" in text
+    drawn = re.search(r"<h3>Maps of the embeddings.*?</section>", text, re.DOTALL)
+    assert drawn is not None
+    assert sorted(re.findall(r"<h3>(\w+ 00)</h3>", drawn[0])) == ["fan 00", "valve 00"]
+    assert drawn[0].count("normal training (") == 2
+    for kind in ("source normal (3)", "target anomaly (3)"):
+        assert drawn[0].count(kind) == 2
+
+
+def test_what_cannot_be_heard_is_on_no_map(scored: Scored, tmp_path: Path) -> None:
+    rows = [dict(row) for row in scored.rows if row["machine_type"] == "fan"]
+    rows[0].update(uri=str(tmp_path / "gone.wav"))
+    rows[1].update(uri="no \0 name")
+    rows[2].update(fingerprint="another")
+    rows[3].update(start_s=10.0)
+    publish(tmp_path / "s", *rows)
+    out = str(tmp_path / "r.html")
+    assert ray_asd.report(str(tmp_path / "s"), scored.bundle, out, top=1)["mapped"] == 8
+    result = ray_asd.report(str(tmp_path / "s"), scored.bundle, out, top=1, embedding_maps=False)
+    assert result["mapped"] == 0
+    assert "Maps of the embeddings" not in (tmp_path / "r.html").read_text()
+
+
+def test_without_labels_nothing_is_mapped(scored: Scored, tmp_path: Path) -> None:
+    rows = [{**row, "label": "unknown"} for row in scored.rows]
+    publish(tmp_path / "s", *rows)
+    result = ray_asd.report(str(tmp_path / "s"), scored.bundle, str(tmp_path / "r.html"), top=1)
+    assert result["mapped"] == 0
 
 
 def test_a_missing_and_a_changed_recording_are_told(scored: Scored, tmp_path: Path) -> None:
