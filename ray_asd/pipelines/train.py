@@ -22,7 +22,7 @@ from ray_asd import recipe as recipes
 from ray_asd.archive import manifest, store
 from ray_asd.bundle import Weights
 from ray_asd.errors import BadInput, RunFailed
-from ray_asd.pipelines import features, metrics_log, plan, session
+from ray_asd.pipelines import features, metrics_log, plan, reach, session
 from ray_asd.pipelines.train_data import Data
 from ray_asd.pipelines.train_worker import WEIGHTS, work
 from ray_asd.recipe import Recipe
@@ -92,9 +92,10 @@ def train(
         )
     started = time.monotonic()
     with session.session(address):
+        store.make_dir(out)
+        reach.everywhere(out, *training["uri"].to_pylist()[:1])
         table = features.build(recordings, chosen, features_uri or store.join(out, "features"))
         data = Data.split(recordings, chosen, features.parts_of(table, chosen))
-        store.make_dir(out)
         _write(out, "recipe.yaml", chosen.to_yaml())
         _write(out, "classes.json", json.dumps(classes.to_dict(), indent=1) + "\n")
         _write(out, HEARD, json.dumps(heard) + "\n")
@@ -175,6 +176,7 @@ def _run(
     if not backbones:
         return []
     count, cpus, threads, gpu = _workers(workers, recipe.upstream.batch, data.counts["source"])
+    session.wait_for({"CPU": count * cpus, **({"GPU": count} if gpu else {})})
     storage, path = store.resolve(store.join(out, "checkpoints"))
     storage.create_dir(path, recursive=True)
     epochs = {name: recipe.epochs_of(name) for name in backbones}
