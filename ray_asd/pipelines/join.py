@@ -9,7 +9,6 @@ from ray._common.usage import usage_lib
 from ray._private import ray_constants, services
 from ray._private.authentication import authentication_token_setup as token_setup
 from ray._private.utils import check_version_info, compute_version_info
-from ray._raylet import GcsClient
 from ray.exceptions import AuthenticationError, RayError
 
 from ray_asd.errors import BadInput
@@ -40,7 +39,6 @@ def join(address: str) -> None:
             _look_at(place)
             _init(address, place)
     except BadInput as error:
-        ray.shutdown()
         raise BadInput(f"--address {address}: {error}") from None
 
 
@@ -78,7 +76,7 @@ def _look_at(place: str) -> None:
     token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         token_setup.ensure_token_if_auth_enabled(create_token_if_missing=False)
-        known = usage_lib.get_cluster_metadata(GcsClient(address=place))
+        known = usage_lib.get_cluster_metadata(ray._raylet.GcsClient(address=place))
     except AuthenticationError as error:
         raise BadInput(_of_token(error)) from None
     except _FAULTS:
@@ -103,14 +101,17 @@ def _init(address: str, place: str) -> None:
     try:
         ray.init(address=place, log_to_driver=False, logging_level=logging.WARNING)
     except _FAULTS as error:
+        ray.shutdown()
         raise BadInput(
             f"no Ray cluster joined: {_line(error)}; run it on a machine of the cluster, or with "
             "`ray job submit`"
         ) from None
     if ray.cluster_resources().get("CPU", 0) < 1:
+        count = sum(node["Alive"] for node in ray.nodes())
+        ray.shutdown()
         raise BadInput(
-            f"the cluster has no CPU core on its {len(ray.nodes())} nodes; start workers, or ask "
-            "the autoscaler for some, and try again"
+            f"the cluster has no CPU core ({count} nodes); start workers, or ask the autoscaler "
+            "for some, and try again"
         )
 
 

@@ -1,6 +1,7 @@
 """Addresses that lead to no cluster; no Ray is started here."""
 
 import itertools
+import os
 import socket
 
 import pytest
@@ -28,6 +29,16 @@ def test_nobody_answers(deserted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", deserted)
     with pytest.raises(BadInput, match=f"^--address auto: nobody answers at {deserted}: "):
         join("auto")
+
+
+def test_a_session_without_a_cluster_says_so_and_changes_nothing(
+    deserted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "kept")
+    with pytest.raises(BadInput, match="nobody answers"), session.session(deserted):
+        pass
+    assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "kept"
 
 
 @pytest.mark.parametrize("scheme", ["ray", "http"])
