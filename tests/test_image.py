@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -128,10 +129,16 @@ def test_workflows_parse_and_run_the_ci() -> None:
     # YAML 1.1 reads the key `on` as true.
     assert set(flow) == {"name", True, "permissions", "concurrency", "jobs"}
     assert flow["permissions"] == {"contents": "read"}
-    for job in flow["jobs"].values():
+    commands = {}
+    for name, job in flow["jobs"].items():
         assert job["runs-on"]
         for step in job["steps"]:
             assert ("uses" in step) != ("run" in step)
             assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step.get("uses", "a/b@v1"))
-        assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
+        (commands[name],) = (step["run"] for step in job["steps"] if "run" in step)
+    assert commands["ci"] == "bash .ci/run"
+    program, *options = shlex.split(commands["audit"])[2:]
+    assert program.startswith("pip-audit==")
+    assert {"--strict", "--require-hashes"} < set(options)
+    assert (ROOT / options[-1]).is_file()
     subprocess.run(["/bin/bash", "-n", ROOT / ".ci" / "run"], check=True)

@@ -3,8 +3,11 @@
 import ast
 import importlib
 import runpy
+import shutil
 import sys
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,3 +108,32 @@ def test_a_job_states_a_submit_line_that_works(name: str) -> None:
     (line,) = (li for li in text.splitlines() if li.startswith("ray job submit "))
     assert f"--working-dir . -- python jobs/{name}.py " in line
     check(line)
+
+
+def test_a_submission_uploads_code_and_recipes_alone(tmp_path: Path) -> None:
+    place = tmp_path / "checkout"
+    wanted = ["jobs/score.py", "mine.yaml", "ray_asd/cli.py", "ray_asd/recipes/demo.yaml"]
+    others = [
+        ".venv/lib/site-packages/torch.py",
+        ".git/config",
+        "bundle/backbones/transformer.safetensors",
+        "demo/bundle/recipe.yaml",
+        "manifest.parquet",
+        "ray_asd/__pycache__/cli.cpython-311.pyc",
+        "recordings/fan/test/section_00.wav",
+        "scores/scores/night=2026-11-22/part.parquet",
+        "store.env",
+        "upstream/features/part.parquet",
+    ]
+    for name in [*wanted, *others]:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).touch()
+    for name in (".gitignore", ".rayignore"):
+        shutil.copy(ROOT / name, place)
+    packaging = importlib.import_module("ray._private.runtime_env.packaging")
+    packaging.create_package(
+        str(place), tmp_path / "package.zip", include_gitignore=True, include_parent_dir=False
+    )
+    with zipfile.ZipFile(tmp_path / "package.zip") as package:
+        names = [name for name in package.namelist() if not name.endswith("/")]
+    assert sorted(names) == wanted

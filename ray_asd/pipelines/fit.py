@@ -16,7 +16,7 @@ from ray_asd.archive import manifest, store
 from ray_asd.bundle import Bundle, Key, Section, Weights
 from ray_asd.downstream import ReferenceSet
 from ray_asd.errors import BadInput
-from ray_asd.pipelines import columns, embed, fit_section, plan, session
+from ray_asd.pipelines import columns, embed, fit_section, plan, reach, session
 from ray_asd.pipelines.train import heard_by, weights_of
 from ray_asd.recipe import Recipe
 
@@ -111,8 +111,9 @@ def embedded(recordings: pa.Table, recipe: Recipe, weights: dict[str, Weights]) 
     """Embeddings of the recordings' clips, by uri and start; columns of :func:`columns.schema`.
 
     Raises:
-        BadInput: none of them can be read.
+        BadInput: none of them can be read, or not all machines reach them or the weights.
     """
+    reach.everywhere(*(one.uri for one in weights.values()), recordings["uri"][0].as_py())
     blocks = plan.blocks(recordings)
     pool = plan.Pool.embedding(len(blocks))
     dataset = pool.stage(

@@ -11,10 +11,10 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from ray_asd.pipelines import session
 
-# Of the cores, kept for the light stages beside the pool that does the work; measured, a
+# Of a node's cores, kept for the light stages beside the pool that does the work; measured, a
 # pool that holds every core leaves the stages after it waiting for ever.
-_LIGHT_CORES = 0.5
-_LIGHT_SHARE = 0.1
+_LIGHT_CORES = 0.45
+_LIGHT_SHARE = 0.05
 
 # Actors that share a GPU: while one decodes and makes mels on its core, others keep it busy.
 _MOST_ON_A_GPU = 16
@@ -32,11 +32,14 @@ class Pool:
     def heavy(cls, blocks: int, workers: int | None = None) -> "Pool":
         """One actor a core, or ``workers`` of them, and no more than there are blocks.
 
-        Half a core is left for the light stages.
+        Raises:
+            RunFailed: other jobs hold the cores, and go on to.
         """
         cores = session.cores()
         size = min(workers or cores, blocks)
-        return cls(size, round((cores - _LIGHT_CORES) / max(size, cores), 3))
+        share = actor_share(session.cores_by_node(), max(size, cores))
+        session.wait_for({"CPU": share + _LIGHT_CORES})
+        return cls(size, share)
 
     @classmethod
     def embedding(cls, blocks: int, workers: int | None = None) -> "Pool":
@@ -100,6 +103,18 @@ def blocks(recordings: pa.Table) -> list[pa.Table]:
     rows = block_rows(recordings.num_rows)
     starts = range(0, recordings.num_rows, rows)
     return [recordings.slice(start, rows).combine_chunks() for start in starts]
+
+
+def actor_share(nodes: list[float], actors: int) -> float:
+    """Cores of each of ``actors`` actors of a pool, on nodes whose cores ``nodes`` gives.
+
+    A light stage must fit on a single node, so what all nodes leave together does not count.
+    Wherever Ray puts the actors, one node has no more than its part of them, and so has room.
+    """
+    whole = [n for n in nodes if n >= 1] or [max(nodes)]
+    parts = [math.ceil(n * actors / sum(whole) - 1e-9) for n in whole]
+    share = min((n - _LIGHT_CORES) / part for n, part in zip(whole, parts, strict=True))
+    return math.floor(share * 1000) / 1000
 
 
 def worker_share(nodes: list[float], workers: int) -> float:

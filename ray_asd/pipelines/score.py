@@ -16,7 +16,7 @@ from ray_asd import console, lease, ledger, scores
 from ray_asd.archive import manifest, store
 from ray_asd.bundle import Bundle
 from ray_asd.errors import BadInput
-from ray_asd.pipelines import in_flight, session
+from ray_asd.pipelines import in_flight, reach, session
 from ray_asd.pipelines.index import listing
 from ray_asd.pipelines.plan import block_rows
 from ray_asd.pipelines.score_run import Scoring
@@ -62,7 +62,7 @@ def score(
         that are known before.
 
     Raises:
-        BadInput: a source or a bundle that cannot be used.
+        BadInput: a source or a bundle that cannot be used, or that not all machines reach.
         RunFailed: the stream broke off; what is published stays, and the same call carries on.
 
     >>> score("recordings", "bundle", "scores")["scored"]  # doctest: +SKIP
@@ -90,6 +90,10 @@ def score(
             console.say(f"score: {skipped} recordings are in {out} already")
         if not todo.num_rows and resumed is not None:
             return {**resumed, "skipped": skipped}
+        if todo.num_rows:
+            # Before the plan is frozen: it would be finished first, whatever is asked for next.
+            scoring.hold_ray()
+            reach.everywhere(scoring.bundle, store.join(out, "ledger"), todo["uri"][0].as_py())
         now = datetime.now(UTC)
         plan = ledger.freeze(
             out,

@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import sys
-import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -17,12 +17,20 @@ from ray._private import ray_constants
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
+from ray_asd import console
 from ray_asd.errors import BadInput, RunFailed
+from ray_asd.pipelines import core_log
+from ray_asd.pipelines.join import join
 
 # Of an actor pool's actors: Ray Data's own default is to try again for ever.
 BOUNDED_RETRIES = {"max_restarts": 3, "max_task_retries": 2}
 
 _STARTS = 2
+
+# What a run's own last stage held is free again within seconds.
+_LOOK_S = 0.5
+_TELL_S = 10.0
+_MOST_WAIT_S = 600.0
 
 # Under `uv run`, Ray would otherwise start every worker through `uv run` again.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -40,7 +48,7 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
     A Ray that this process already holds is used as it is, and left running.
 
     Raises:
-        BadInput: no cluster answers at ``address``.
+        BadInput: the cluster at ``address`` cannot be joined; :func:`join` says why.
         RunFailed: a local Ray does not start.
     """
     if ray.is_initialized():
@@ -48,26 +56,20 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
         with _in_a_line():
             yield
         return
-    if address is None or address == "local":
-        _own_token()
+    with ExitStack() as held:
         # Ray's core writes to standard error of what Ray Data does itself: actors whose
         # arguments lie in the object store.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        _stay_on_loopback(True)
-        _start(cpus)
-    else:
-        _stay_on_loopback(False)
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise BadInput(f"--address {address}: no Ray cluster joined: {first}") from None
-    try:
+        if address is None or address == "local":
+            _own_token()
+            held.enter_context(_on_loopback())
+            _start(cpus)
+        else:
+            join(address)
+        held.callback(ray.shutdown)
         _quiet_data()
-        with _in_a_line():
-            yield
-    finally:
-        ray.shutdown()
+        held.enter_context(_in_a_line())
+        yield
 
 
 @contextmanager
@@ -133,6 +135,37 @@ def gpu_nodes() -> list[GpuNode]:
     return [node for node in nodes if node.cpus and node.gpus]
 
 
+def wait_for(needed: dict[str, float]) -> None:
+    """Wait until so much of each resource (``CPU``, ``GPU``) is free, and say what is missing.
+
+    Raises:
+        RunFailed: other jobs hold it for longer than ten minutes.
+    """
+    began, told = time.monotonic(), False
+    while missing := _missing(needed):
+        waited = time.monotonic() - began
+        if waited > _MOST_WAIT_S:
+            raise RunFailed(
+                f"{missing}, for {waited / 60:.0f} minutes; end those jobs, or wait for them, and "
+                "run the same command again"
+            )
+        if waited > _TELL_S and not told:
+            told = True
+            console.say(f"waiting: {missing}")
+        time.sleep(_LOOK_S)
+
+
+def _missing(needed: dict[str, float]) -> str:
+    """What there is too little of, in words; empty where all is there."""
+    free, there = ray.available_resources(), ray.cluster_resources()
+    short = [
+        f"{needed[kind]:g} {kind} needed, {free.get(kind, 0):g} of {there.get(kind, 0):g} free"
+        for kind in needed
+        if free.get(kind, 0) < needed[kind] - 1e-6
+    ]
+    return f"{', '.join(short)}: other jobs hold the rest (`ray job list`)" if short else ""
+
+
 def gpus() -> int:
     """GPUs of the Ray that is held."""
     return int(ray.cluster_resources().get("GPU", 0))
@@ -160,7 +193,7 @@ def _start(cpus: int | None) -> None:
     """
     for attempt in range(_STARTS):
         try:
-            with _without_log_level_line():
+            with core_log.without(core_log.LOG_LEVEL):
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -178,37 +211,25 @@ def _start(cpus: int | None) -> None:
 
 
 @contextmanager
-def _without_log_level_line() -> Iterator[None]:
-    """Hold back the line in which Ray's core repeats the log level that it was given."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            said.seek(0)
-            for line in said:
-                if b"Set ray log level from environment" not in line:
-                    os.write(2, line)
-
-
-def _stay_on_loopback(local: bool) -> None:
-    """Bind every port of a Ray that is started here to the loopback interface, or none.
+def _on_loopback() -> Iterator[None]:
+    """Bind every port of a Ray that is started in the block to the loopback interface.
 
     ``_node_ip_address="127.0.0.1"`` does not do it: Ray resolves that to the machine's own
     address, and its servers listen on every interface. The variable is Ray's own switch for
     one-machine systems; Ray reads it once, at import, so the constant is set beside it.
     """
     name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    if local:
-        os.environ[name] = "0"
-    else:
-        os.environ.pop(name, None)
-    ray_constants.ENABLE_RAY_CLUSTER = not local
+    before = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        # Whoever has a cluster on the loopback interface has set it, and joins it with it.
+        if before[0] is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before[0]
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
 
 
 def _quiet_data() -> None:

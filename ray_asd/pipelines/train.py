@@ -22,7 +22,7 @@ from ray_asd import recipe as recipes
 from ray_asd.archive import manifest, store
 from ray_asd.bundle import Weights
 from ray_asd.errors import BadInput, RunFailed
-from ray_asd.pipelines import features, metrics_log, plan, session, train_data
+from ray_asd.pipelines import features, metrics_log, plan, reach, session, train_data
 from ray_asd.pipelines.train_clips import dataset_name
 from ray_asd.pipelines.train_data import Data
 from ray_asd.pipelines.train_worker import WEIGHTS, work
@@ -95,6 +95,8 @@ def train(
         )
     started = time.monotonic()
     with session.session(address):
+        store.make_dir(out)
+        reach.everywhere(out, *training["uri"].to_pylist()[:1])
         front_ends = chosen.front_ends(chosen.trained_backbones()) or [chosen.front_end]
         tables = features.build(
             recordings, chosen, front_ends, features_uri or store.join(out, "features")
@@ -104,7 +106,6 @@ def train(
             for front_end, table in zip(front_ends, tables, strict=True)
         }
         data = train_data.split(recordings, chosen, parts)
-        store.make_dir(out)
         _write(out, "recipe.yaml", chosen.to_yaml())
         _write(out, "classes.json", json.dumps(classes.to_dict(), indent=1) + "\n")
         _write(out, HEARD, json.dumps(heard) + "\n")
@@ -189,6 +190,7 @@ def _run(
         return []
     clips = min(table.counts["source"] for table in data.values())
     count, cpus, threads, gpu = _workers(workers, recipe.upstream.batch, clips)
+    session.wait_for({"CPU": count * cpus, **({"GPU": count} if gpu else {})})
     storage, path = store.resolve(store.join(out, "checkpoints"))
     storage.create_dir(path, recursive=True)
     epochs = {name: recipe.epochs_of(name) for name in backbones}

@@ -25,7 +25,7 @@ import ray.tune
 from ray_asd import console
 from ray_asd.archive import store
 from ray_asd.errors import BadInput, RunFailed
-from ray_asd.pipelines import plan, tune_trial
+from ray_asd.pipelines import plan, reach, tune_trial
 from ray_asd.pipelines.tune_select import Done
 from ray_asd.pipelines.tune_space import Point, Space, Trial
 from ray_asd.recipe import Recipe
@@ -116,10 +116,12 @@ def carry_out(sweep: Sweep, grid: list[Trial], search: str, trials: int | None) 
     """Carry out the trials that are not recorded yet; needs a Ray that is held.
 
     Raises:
+        BadInput: not all machines reach the sweep's folder.
         RunFailed: a trial broke off; those that were carried out are recorded.
     """
     started = time.monotonic()
     store.make_dir(store.join(sweep.folder, "trials"))
+    reach.everywhere(sweep.folder)
     recorded = sweep.recorded(grid)
     if search == "grid":
         known = {trial.digest() for trial in recorded}

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import ray
 
-from ray_asd.errors import BadInput
 from ray_asd.pipelines import session
 
 pytestmark = pytest.mark.integration
@@ -73,17 +72,6 @@ def test_a_ray_that_is_held_is_joined_and_left_running(held_ray: None) -> None:
     with session.session("auto"):
         assert session.cores() == 2
     assert ray.is_initialized()
-
-
-def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: object) -> None:
-        raise ConnectionError("nobody answers\nfor long")
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", refuse)
-    says = r"127\.0\.0\.1:1: no Ray cluster joined: nobody answers$"
-    with pytest.raises(BadInput, match=says), session.session("127.0.0.1:1"):
-        pass
 
 
 def test_what_ray_prints_is_no_part_of_a_result(
