@@ -72,6 +72,7 @@ def test_names_that_fit_no_layout_are_left_out_with_a_warning(
         ),
         (["fit", "{listed}", "--upstream", "{tmp}/empty", "--out", "{tmp}/b"], "recipe.yaml"),
         (["score", "{listed}", "--bundle", "{tmp}/empty", "--out", "{tmp}/s"], "bundle.json"),
+        (["score", "{listed}", "--bundle", "b", "--out", "s", "--split", "tests"], "--split tests"),
         (["evaluate", "{tmp}/empty"], "empty"),
         (["evaluate", "{tmp}/nowhere"], "nowhere"),
         (["evaluate", "{tmp}/empty", "--year", "1999"], "--year 1999"),

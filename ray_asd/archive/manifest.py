@@ -85,7 +85,7 @@ def read(path: str) -> pa.Table:
     hint = "make a manifest with `ray-asd index`"
     filesystem, place = store.resolve(path)
     if store.stat(path) is None:
-        raise BadInput(f"{path}: there is no such file; {hint}")
+        raise BadInput(f"{path}: there is no such file or folder; {hint}")
     try:
         found = pq.read_table(place, filesystem=filesystem, partitioning=None)
     except (pa.ArrowException, OSError) as error:

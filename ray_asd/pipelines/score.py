@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_asd import bundle as bundles
-from ray_asd import console, lease, ledger, scores
+from ray_asd import console, lease, ledger, scores, tables
 from ray_asd.archive import manifest, store
 from ray_asd.bundle import Bundle
 from ray_asd.errors import BadInput
@@ -67,6 +67,8 @@ def score(
 
     >>> score("recordings", "bundle", "scores")["scored"]  # doctest: +SKIP
     """
+    if split is not None and split not in tables.SPLITS:
+        raise BadInput(f"--split {split}: there are {', '.join(tables.SPLITS)}")
     loaded = bundles.load(bundle, weights=False, sections=False)
     out = store.absolute(out)
     if store.exists(out) and not store.is_folder(out):

@@ -149,7 +149,7 @@ def embeddings(name: str, drawn: Map) -> str:
     """A section's map: its normal training clips, and test clips by domain and label."""
     with _drawing(name):
         figure, axes = _figure(legend_rows=3)
-        style: dict[str, Any] = {"linewidths": 0, "s": 14}
+        style: dict[str, Any] = {"linewidths": 0, "s": 20}
         told = f"normal training ({len(drawn.normals)})"
         axes.scatter(*drawn.normals.T, color=_GREY, alpha=0.5, label=told, **style)
         for kind, (colour, line) in _KINDS.items():
@@ -158,6 +158,7 @@ def embeddings(name: str, drawn: Map) -> str:
                 marker = "o" if line == "-" else "^"
                 told = f"{' '.join(kind)} ({len(own)})"
                 axes.scatter(*own.T, color=colour, marker=marker, label=told, **style)
+        axes.locator_params(nbins=5)
         first, second = drawn.shares
         axes.set(xlabel=f"first axis ({first:.0%})", ylabel=f"second axis ({second:.0%})")
         _legend(axes)
