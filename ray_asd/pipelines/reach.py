@@ -25,11 +25,11 @@ def everywhere(*places: str) -> None:
         RunFailed: a node does not answer.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    seen = [place for place in places if store.exists(place)]
     # A node without cores has no worker of ours.
     asked = [node for node in nodes if node["Resources"].get("CPU")]
-    seen = [place for place in places if store.exists(place)]
-    if len(nodes) < 2 or not seen:
-        return
     task = ray.remote(num_cpus=0, max_retries=1)(_unreached)
     answers = {task.options(scheduling_strategy=_on(node)).remote(seen): node for node in asked}
     done, silent = ray.wait(list(answers), num_returns=len(answers), timeout=_ANSWERS_S)
