@@ -75,6 +75,36 @@ def test_a_space_that_does_not_fit_the_recipe_is_told_in_one_line(changes, says)
     assert "\n" not in str(caught.value)
 
 
+def test_waveforms_are_mixed_for_one_choice_of_clips_and_in_one_number():
+    waveform = recipe.load("first_shot", ["downstream.pseudo_normal_space=waveform"])
+    runs = {"/run": BASE, "/waveform": waveform}
+    space = small(references=["source", "held_out"], pseudo_normals=[0, 20])
+    mixing = space.mixing(runs)
+    assert mixing["/run"] == BASE
+    down = mixing["/waveform"].downstream
+    assert (down.reference, down.waveform_mixes) == ("held_out", 20)
+    assert small().mixing(runs)["/waveform"] == waveform
+    none = small(references=["source"]).mixing(runs)["/waveform"].downstream
+    assert (none.reference, none.waveform_mixes) == ("source", 50)
+    for changes in ({"references": ["all", "held_out"]}, {"pseudo_normals": [10, 50]}):
+        assert small(**changes).mixing({"/run": BASE}) == {"/run": BASE}
+        with pytest.raises(BadInput, match=r"/waveform mixes waveforms .*; name one of") as caught:
+            small(**changes).mixing(runs)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_trial_is_recorded_apart_for_each_space_of_the_mixes():
+    waveform = recipe.load("first_shot", ["downstream.pseudo_normal_space=waveform"])
+    trial = small().grid(RUNS)[0]
+    places = {
+        tune_search.Sweep(
+            small(), {"/run": own}, "official_score", "/folder", digests={"/run": "same"}
+        ).place(trial)
+        for own in (BASE, waveform)
+    }
+    assert len(places) == 2
+
+
 @pytest.mark.parametrize("name", ["report", "large"])
 def test_a_shipped_space_fits_the_shipped_recipe(name):
     assert len(tune_space.load(name).grid(RUNS)) >= 60
