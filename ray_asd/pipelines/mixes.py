@@ -16,6 +16,7 @@ from ray_asd.pipelines.embed import Embed
 from ray_asd.recipe import Recipe
 
 References = dict[Key, dict[str, ReferenceSet]]
+"""By section and backbone, the normal clips."""
 
 _CLIP = pa.struct(
     [

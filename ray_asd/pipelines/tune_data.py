@@ -15,15 +15,12 @@ import pyarrow.parquet as pq
 from ray_asd import console
 from ray_asd.archive import manifest, store
 from ray_asd.bundle import Key, Weights
-from ray_asd.downstream import ReferenceSet
 from ray_asd.errors import BadInput
 from ray_asd.pipelines import columns, fit, mixes, tune_trial
+from ray_asd.pipelines.mixes import References
 from ray_asd.pipelines.tune_space import Space
 from ray_asd.pipelines.tune_trial import Clips
 from ray_asd.recipe import Recipe
-
-References = dict[Key, dict[str, ReferenceSet]]
-"""By section and backbone."""
 
 
 @dataclass(frozen=True)
