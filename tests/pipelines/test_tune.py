@@ -1,12 +1,13 @@
 """The pure parts of a sweep: the grid, a trial, greedy selection, and the recipe that it makes."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ray_asd import metrics, recipe
-from ray_asd.downstream import ReferenceSet
+from ray_asd.downstream import Mixes, ReferenceSet
 from ray_asd.errors import BadInput
 from ray_asd.pipelines import tune_plot, tune_search, tune_select, tune_space, tune_trial
 from ray_asd.pipelines.tune_select import Done
@@ -210,6 +211,21 @@ def test_a_trials_figures_are_those_of_its_scores():
     normal = unseen.score[(unseen.label == "normal") & (unseen.machine_type == "fan")]
     assert (normal.mean(), normal.std()) == pytest.approx((0, 1))
     assert figures["label_free"] == metrics.evaluate(unseen).official_score
+
+
+def test_a_trial_takes_the_waveform_mixes_or_none():
+    waveform = recipe.load("first_shot", ["downstream.pseudo_normal_space=waveform"])
+    plain, mixed = _clips(0, 1.0), _clips(0, 1.0)
+    for key, clips in mixed.items():
+        # As it were, mixes that sound just like the anomalies.
+        made = Mixes(clips.tests[clips.labels == "anomaly"], np.tile([0, 20], (20, 1)))
+        mixed[key] = replace(clips, reference=replace(clips.reference, mixes=made))
+    trials = small(settings={"size": [1]}, pseudo_normals=[0, 50]).grid(RUNS)
+    without, using = (next(t for t in trials if t.pseudo_normals == n) for n in (0, 50))
+    figures = tune_trial.run(without, waveform, mixed)[1]
+    assert figures == tune_trial.run(without, BASE, plain)[1]
+    assert tune_trial.run(using, waveform, mixed)[1]["official_score"] < 1e-6
+    assert tune_trial.run(using, BASE, plain)[1]["official_score"] > 0.3
 
 
 def test_more_of_another_machine_type_is_told_apart_better():
