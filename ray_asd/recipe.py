@@ -301,9 +301,15 @@ class Downstream(Settings):
     precision: Literal["fp32", "bf16"]
     reference: Reference
     pseudo_normals: Annotated[int, Field(ge=0)]
+    pseudo_normal_space: Literal["embedding", "waveform"]
     folds: Annotated[int, Field(ge=2)]
     fewest_held_out: Annotated[int, Field(ge=2)]
     detectors: Annotated[dict[Name, AnyDetector], Field(min_length=1)]
+
+    @property
+    def waveform_mixes(self) -> int:
+        """Pseudo-normals per section that are mixed as waveforms."""
+        return self.pseudo_normals if self.pseudo_normal_space == "waveform" else 0
 
 
 class Ensemble(Settings):

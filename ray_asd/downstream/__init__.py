@@ -5,15 +5,17 @@ from ray_asd.downstream.gmm import Gmm
 from ray_asd.downstream.knn import Knn
 from ray_asd.downstream.lof import Lof
 from ray_asd.downstream.neighbours import Neighbours
-from ray_asd.downstream.reference import ReferenceSet, pseudo_normals
+from ray_asd.downstream.reference import Mixes, ReferenceSet, draw, pseudo_normals
 
 __all__ = [
     "Detector",
     "Gmm",
     "Knn",
     "Lof",
+    "Mixes",
     "Neighbours",
     "ReferenceSet",
+    "draw",
     "fit",
     "kinds",
     "pseudo_normals",

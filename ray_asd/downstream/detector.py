@@ -138,10 +138,14 @@ def score_clips(
         ValueError: an embedding is not finite.
     """
     clips, segments, width = embeddings.shape
-    exact = embeddings.astype(np.float64)
-    of_segments = detector.score(_checked(exact.reshape(-1, width))).reshape(clips, segments)
+    points = _checked(embeddings.astype(np.float64).reshape(-1, width))
     if settings.per == "clip":
-        return detector.score(exact.mean(axis=1)), of_segments
+        # In one go with the segments: a few queries cost a search nearly what many do.
+        points = np.concatenate([points, points.reshape(embeddings.shape).mean(axis=1)])
+    scores = detector.score(points)
+    of_segments = scores[: clips * segments].reshape(clips, segments)
+    if settings.per == "clip":
+        return scores[clips * segments :], of_segments
     pooled = of_segments.mean(axis=1) if settings.pool == "mean" else of_segments.max(axis=1)
     return pooled, of_segments
 

@@ -1,5 +1,7 @@
 """The normal clips that detectors are fitted on, and the choice among them."""
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,8 +12,29 @@ import numpy.typing as npt
 from ray_asd.errors import BadInput
 
 Points = npt.NDArray[np.float64]
+Which = Literal["all", "source", "target", "held_out"]
 MIXED = "mixed"
 """Domain of a pseudo-normal clip, which is of neither."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Which clips of a reference set are mixed, and how much of each."""
+
+    shares: Points
+    """(c,), the source clip's; the target clip's is what is missing to 1."""
+    parents: npt.NDArray[np.int64]
+    """(c, 2), the rows of the source and of the target clip."""
+
+
+@dataclass(frozen=True)
+class Mixes:
+    """Pseudo-normal clips that were mixed as waveforms, and embedded like any other clip."""
+
+    embeddings: npt.NDArray[np.float32]
+    """(c, S, d)."""
+    parents: npt.NDArray[np.int64]
+    """(c, 2), the reference set's rows of the clips that each is made of."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +55,8 @@ class ReferenceSet:
     """(n,), start of each clip in its recording."""
     held_out: npt.NDArray[np.bool_]
     """(n,), true where the encoder never trained on the clip."""
+    mixes: Mixes | None = None
+    """Made of these clips; none where pseudo-normals are mixes of embeddings."""
 
     def __post_init__(self) -> None:
         columns = (self.domains, self.uris, self.starts_s, self.held_out)
@@ -47,17 +72,27 @@ class ReferenceSet:
     def __len__(self) -> int:
         return len(self.embeddings)
 
-    def select(self, rows: npt.NDArray[Any]) -> "ReferenceSet":
-        """The clips that a mask (n,) or indices pick."""
+    def select(self, rows: npt.NDArray[Any]) -> ReferenceSet:
+        """The clips that a mask (n,) or indices pick, and the mixes of which both clips are there.
+
+        So a detector that is fitted on some clips has heard nothing of the others, mixed or not.
+        """
         return ReferenceSet(
             self.embeddings[rows],
             self.domains[rows],
             self.uris[rows],
             self.starts_s[rows],
             self.held_out[rows],
+            self._mixes_among(np.arange(len(self))[rows]),
         )
 
-    def choose(self, which: Literal["all", "source", "target", "held_out"]) -> "ReferenceSet":
+    def rows(self, which: Which) -> npt.NDArray[np.int64]:
+        """Row numbers of the clips that the setting ``downstream.reference`` names."""
+        if which == "all":
+            return np.arange(len(self))
+        return np.flatnonzero(self.held_out if which == "held_out" else self.domains == which)
+
+    def choose(self, which: Which) -> ReferenceSet:
         """The clips that the setting ``downstream.reference`` names.
 
         Raises:
@@ -65,7 +100,7 @@ class ReferenceSet:
         """
         if which == "all":
             return self
-        chosen = self.select(self.held_out if which == "held_out" else self.domains == which)
+        chosen = self.select(self.rows(which))
         if len(chosen) == 0:
             raise BadInput(
                 f"downstream.reference is {which}, but none of the {len(self)} normal clips is; "
@@ -81,7 +116,26 @@ class ReferenceSet:
         _, segments, width = exact.shape
         return exact.reshape(-1, width), np.repeat(self.domains, segments)
 
-    def extended(self, other: "ReferenceSet") -> "ReferenceSet":
+    def mixed(self) -> ReferenceSet:
+        """The pseudo-normal clips that the mixes are.
+
+        Raises:
+            ValueError: none were made.
+        """
+        if self.mixes is None:
+            raise ValueError("no waveforms of these clips were mixed")
+        return _pseudo(self.mixes.embeddings)
+
+    def _mixes_among(self, rows: npt.NDArray[np.int64]) -> Mixes | None:
+        if self.mixes is None:
+            return None
+        places = np.full(len(self), -1)
+        places[rows] = np.arange(len(rows))
+        parents = places[self.mixes.parents]
+        whole = (parents >= 0).all(axis=1)
+        return Mixes(self.mixes.embeddings[whole], parents[whole])
+
+    def extended(self, other: ReferenceSet) -> ReferenceSet:
         """These clips and those of ``other`` after them."""
         return ReferenceSet(
             np.concatenate([self.embeddings, other.embeddings]),
@@ -92,14 +146,13 @@ class ReferenceSet:
         )
 
 
-def pseudo_normals(
+def draw(
     reference: ReferenceSet, count: int, *, seed: int, machine_type: str, section: str
-) -> ReferenceSet:
-    """``count`` mixes λ·source + (1−λ)·target of clips' embeddings, λ ~ U(0, 1).
+) -> Draws:
+    """Draw ``count`` pairs of a source and a target clip, and shares λ ~ U(0, 1).
 
-    The report's domain generalization: between the many source clips and the few target clips,
-    normal points are made up. Draws depend on the seed, the machine type, the section and the
-    clips, not on the clips' order. None come out where a domain is absent.
+    Draws depend on the seed, the machine type, the section and the clips, not on the clips'
+    order. None come out where a domain is absent.
     """
     order = np.lexsort((reference.starts_s, reference.uris.astype(str)))
     source = order[reference.domains[order] == "source"]
@@ -108,11 +161,30 @@ def pseudo_normals(
         count = 0
     key = hashlib.sha256(f"{seed}\n{machine_type}\n{section}".encode()).digest()
     random = np.random.default_rng(int.from_bytes(key[:8], "big"))
-    share = random.random(count)[:, None, None]
-    first = reference.embeddings[source[random.integers(max(len(source), 1), size=count)]]
-    second = reference.embeddings[target[random.integers(max(len(target), 1), size=count)]]
+    shares = random.random(count)
+    first = source[random.integers(max(len(source), 1), size=count)]
+    second = target[random.integers(max(len(target), 1), size=count)]
+    return Draws(shares, np.stack([first, second], axis=1))
+
+
+def pseudo_normals(
+    reference: ReferenceSet, count: int, *, seed: int, machine_type: str, section: str
+) -> ReferenceSet:
+    """``count`` mixes λ·source + (1−λ)·target of clips' embeddings, drawn by :func:`draw`.
+
+    The report's domain generalization: between the many source clips and the few target clips,
+    normal points are made up.
+    """
+    drawn = draw(reference, count, seed=seed, machine_type=machine_type, section=section)
+    share = drawn.shares[:, None, None]
+    first, second = (reference.embeddings[rows] for rows in drawn.parents.T)
+    return _pseudo((share * first + (1 - share) * second).astype(np.float32))
+
+
+def _pseudo(embeddings: npt.NDArray[np.float32]) -> ReferenceSet:
+    count = len(embeddings)
     return ReferenceSet(
-        (share * first + (1 - share) * second).astype(np.float32),
+        embeddings,
         np.full(count, MIXED),
         np.full(count, ""),
         np.zeros(count),

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ray_asd.archive import decode
 from ray_asd.errors import Reason, Rejected
-from ray_asd.frontend.clips import cut, standardize
+from ray_asd.frontend.clips import Waveform, cut, standardize
 from ray_asd.frontend.mel import LogMel, Mel
 from ray_asd.recipe import FrontEnd, Recipe
 
@@ -52,25 +54,52 @@ class Hearing:
         Nothing is raised for a bad recording: one that cannot be read yields a single
         rejection at 0 s, a bad clip a rejection at its own start.
         """
-        rate, limits = self._recipe.front_end.sample_rate_hz, self._recipe.clips
+        rate = self._recipe.front_end.sample_rate_hz
         try:
-            waveform = decode(
-                recording["uri"],
-                sample_rate_hz=rate,
-                largest_file_bytes=limits.largest_file_bytes,
-                longest_recording_s=limits.longest_recording_s,
-                fingerprint=recording["fingerprint"],
-            )
-            spans = cut(len(waveform), rate, limits)
+            waveform = self._decoded(recording)
+            spans = cut(len(waveform), rate, self._recipe.clips)
         except Rejected as rejected:
             yield Missed(0.0, 0.0, rejected.reason, rejected.detail, rejected.may_pass)
             return
         for start, length in spans:
             start_s, duration_s = start / rate, length / rate
             try:
-                clip = standardize(waveform[start : start + length])
-                mels = {front_end: log_mel(clip) for front_end, log_mel in self._log_mels.items()}
+                mels = self._mels(standardize(waveform[start : start + length]))
             except Rejected as rejected:
                 yield Missed(start_s, duration_s, rejected.reason, rejected.detail)
             else:
                 yield Heard(start_s, duration_s, mels)
+
+    def mixed(self, source: dict[str, Any], target: dict[str, Any], share: float) -> Heard | Missed:
+        """One clip that is ``share`` · source + (1 − share) · target, both standardized.
+
+        It is as long as the shorter of the two, and standardized again, as every clip is. Both
+        are clips that were heard: rows with ``uri``, ``fingerprint``, ``start_s`` and
+        ``duration_s``.
+        """
+        try:
+            first, second = (self._clip(clip) for clip in (source, target))
+            length = min(len(first), len(second))
+            mix = np.float32(share) * first[:length] + np.float32(1 - share) * second[:length]
+            mels = self._mels(standardize(mix))
+        except Rejected as rejected:
+            return Missed(0.0, 0.0, rejected.reason, rejected.detail, rejected.may_pass)
+        return Heard(0.0, length / self._recipe.front_end.sample_rate_hz, mels)
+
+    def _mels(self, clip: Waveform) -> dict[FrontEnd, Mel]:
+        return {front_end: log_mel(clip) for front_end, log_mel in self._log_mels.items()}
+
+    def _clip(self, clip: dict[str, Any]) -> Waveform:
+        rate = self._recipe.front_end.sample_rate_hz
+        start, length = round(clip["start_s"] * rate), round(clip["duration_s"] * rate)
+        return standardize(self._decoded(clip)[start : start + length])
+
+    def _decoded(self, recording: dict[str, Any]) -> Waveform:
+        limits = self._recipe.clips
+        return decode(
+            recording["uri"],
+            sample_rate_hz=self._recipe.front_end.sample_rate_hz,
+            largest_file_bytes=limits.largest_file_bytes,
+            longest_recording_s=limits.longest_recording_s,
+            fingerprint=recording["fingerprint"],
+        )

@@ -17,7 +17,7 @@ from ray_asd.archive import manifest
 from ray_asd.bundle import Bundle, Key, Section
 from ray_asd.downstream import ReferenceSet
 from ray_asd.errors import BadInput
-from ray_asd.pipelines import fit, session
+from ray_asd.pipelines import fit, mixes, session
 
 _FEWEST_CLIPS = 10
 # Robust standard deviations (1.4826 · median absolute deviation) beyond which a normal recording
@@ -63,9 +63,11 @@ def enroll(
         )
     started = time.monotonic()
     with session.session(address):
-        rows = fit.embedded(training, loaded.recipe, bundles.weights_of(bundle))
+        weights = bundles.weights_of(bundle)
+        rows = fit.embedded(training, loaded.recipe, weights)
         # The backbones have heard none of them.
         references = fit.references_of(rows, frozenset(), loaded.recipe)
+        references = mixes.added(references, rows, loaded.recipe, weights)
         fitted = fit.fitted(references, loaded.recipe)
     new = {
         key: _with_trust(section, next(iter(references[key].values())), loaded)

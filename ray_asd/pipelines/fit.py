@@ -16,7 +16,7 @@ from ray_asd.archive import manifest, store
 from ray_asd.bundle import Bundle, Key, Section, Weights
 from ray_asd.downstream import ReferenceSet
 from ray_asd.errors import BadInput
-from ray_asd.pipelines import columns, embed, fit_section, plan, reach, session
+from ray_asd.pipelines import columns, embed, fit_section, mixes, plan, reach, session
 from ray_asd.pipelines.train import heard_by, weights_of
 from ray_asd.recipe import Recipe
 
@@ -57,6 +57,7 @@ def fit(
     with session.session(address):
         rows = embedded(training, chosen, weights)
         references = references_of(rows, heard_by(upstream), chosen)
+        references = mixes.added(references, rows, chosen, weights)
         sections = fitted(references, chosen)
     bundle = bundles.save(
         Bundle(chosen, {name: one.read() for name, one in weights.items()}, sections), out

@@ -96,12 +96,19 @@ def unseen_scores(
 def fit_member(
     key: Key, reference: ReferenceSet, settings: recipes.Detector, recipe: Recipe
 ) -> Detector:
-    """Fit one detector to the clips that the recipe's reference set names, and their mixes."""
+    """Fit one detector to the clips that the recipe's reference set names, and their mixes.
+
+    Mixes of embeddings are drawn from the very clips that it is fitted on; those of waveforms
+    are made once, of all the section's, and whichever holds another clip is left out.
+    """
     down = recipe.downstream
     chosen = reference.choose(down.reference)
-    mixed = pseudo_normals(
-        chosen, down.pseudo_normals, seed=recipe.seed, machine_type=key[0], section=key[1]
-    )
+    if down.waveform_mixes:
+        mixed = chosen.mixed()
+    else:
+        mixed = pseudo_normals(
+            chosen, down.pseudo_normals, seed=recipe.seed, machine_type=key[0], section=key[1]
+        )
     points, domains = chosen.extended(mixed).points(settings.per)
     return fit(points, domains, settings, seed=recipe.seed)
 

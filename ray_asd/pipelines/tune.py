@@ -83,7 +83,7 @@ def tune(
     chosen_space = tune_space.load(space)
     runs = _runs(upstream, recipe, settings or [])
     weights = {run: weights_of(run, own.trained_backbones()) for run, own in runs.items()}
-    grid = chosen_space.grid(runs)
+    grid, mixing = chosen_space.grid(runs), chosen_space.mixing(runs)
     recordings = tune_data.Recordings.read(manifest_uri)
     if not label_free and not recordings.tests.num_rows:
         raise BadInput(f"{manifest_uri}: no labelled test recordings to select by; --label-free?")
@@ -91,9 +91,18 @@ def tune(
     with session.session(address):
         sweep = Sweep(chosen_space, runs, objective, folder)
         for run, own in runs.items():
-            embeddings = store.join(folder, "embeddings")
-            rows, digest = tune_data.embedded(recordings, own, weights[run], embeddings)
-            by_backbone = tune_data.clips(rows, recordings, heard_by(run), own, chosen_space)
+            kept = store.join(folder, "embeddings")
+            rows, digest = tune_data.embedded(recordings, own, weights[run], kept)
+            normals, tests = recordings.parted(rows)
+            references = tune_data.with_mixes(
+                fit.references_of(normals, heard_by(run), own),
+                normals,
+                mixing[run],
+                weights[run],
+                kept,
+                digest,
+            )
+            by_backbone = tune_data.clips(tests, references, own, chosen_space)
             data = {(run, name): ray.put(sections) for name, sections in by_backbone.items()}
             sweep = replace(
                 sweep,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from ray_asd import console
 from ray_asd.archive import manifest, store
 from ray_asd.bundle import Key, Weights
 from ray_asd.errors import BadInput
-from ray_asd.pipelines import columns, fit, tune_trial
+from ray_asd.pipelines import columns, fit, mixes, tune_trial
+from ray_asd.pipelines.mixes import References
 from ray_asd.pipelines.tune_space import Space
 from ray_asd.pipelines.tune_trial import Clips
 from ray_asd.recipe import Recipe
@@ -44,6 +46,11 @@ class Recordings:
         )
         return cls(training, table.filter(labelled))
 
+    def parted(self, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Rows of the normal recordings, and those of the test recordings."""
+        tests = pc.is_in(rows["uri"], value_set=self.tests["uri"].combine_chunks())
+        return rows.filter(pc.invert(tests)), rows.filter(tests)
+
 
 def embedded(
     recordings: Recordings, recipe: Recipe, weights: dict[str, Weights], folder: str
@@ -61,39 +68,47 @@ def embedded(
         if not settings.trained:
             digest.update(f"{name} {settings.digest()}".encode())
     digest.update(repr(table.select(["uri", "fingerprint"]).to_pydict()).encode())
-    place = store.join(folder, f"{digest.hexdigest()[:16]}.parquet")
-    if store.exists(place):
-        console.say(f"tune: embeddings of an earlier sweep in {place}")
-        filesystem, path = store.resolve(place)
-        return pq.read_table(path, filesystem=filesystem, partitioning=None), digest.hexdigest()
-    rows = fit.embedded(table, recipe, weights)
-    store.make_dir(folder)
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
-    store.write_atomic(place, sink.getvalue().to_pybytes())
+    rows = _kept(folder, digest.hexdigest(), lambda: fit.embedded(table, recipe, weights))
     return rows, digest.hexdigest()
 
 
-def clips(
+def with_mixes(
+    references: References,
     rows: pa.Table,
-    recordings: Recordings,
-    heard: frozenset[str],
-    recipe: Recipe,
-    space: Space,
+    mixing: Recipe,
+    weights: dict[str, Weights],
+    folder: str,
+    digest: str,
+) -> References:
+    """The references with the waveform mixes that the sweep asks for, if any.
+
+    Args:
+        references: normal clips of :func:`embedded`.
+        rows: what they were made of.
+        mixing: of :meth:`Space.mixing`.
+        weights: of the trained backbones, by name.
+        folder: where the mixes are kept, as embeddings are.
+        digest: of all that decides the embeddings.
+    """
+    if not mixing.downstream.waveform_mixes:
+        return references
+    drawn = mixes.drawn(references, rows, mixing)
+    own = hashlib.sha256(f"{digest} {drawn.to_pylist()!r}".encode()).hexdigest()
+    made = _kept(folder, own, lambda: mixes.embedded(drawn, mixing, weights))
+    return mixes.attached(references, made, mixing)
+
+
+def clips(
+    tests: pa.Table, references: References, recipe: Recipe, space: Space
 ) -> dict[str, dict[Key, Clips]]:
     """By backbone, the clips of every section that there are normal clips of.
 
     Args:
-        rows: embeddings of :func:`embedded`.
-        recordings: what was embedded.
-        heard: identities of the recordings that the run's encoders trained on.
+        tests: embeddings of the labelled test recordings.
+        references: the normal clips.
         recipe: the upstream run's.
         space: says how pseudo-anomalies are made.
     """
-    wanted = set(recordings.tests["uri"].to_pylist())
-    testing = pa.array([uri in wanted for uri in rows["uri"].to_pylist()], pa.bool_())
-    tests = rows.filter(testing)
-    references = fit.references_of(rows.filter(pc.invert(testing)), heard, recipe)
     keys = list(zip(tests["machine_type"].to_pylist(), tests["section"].to_pylist(), strict=True))
     for key in sorted(set(keys) - references.keys()):
         console.warn(f"{key[0]} section {key[1]}: no normal training clips; it is left out")
@@ -115,6 +130,20 @@ def clips(
                 _text(own, "label"),
             )
     return found
+
+
+def _kept(folder: str, digest: str, make: Callable[[], pa.Table]) -> pa.Table:
+    place = store.join(folder, f"{digest[:16]}.parquet")
+    if store.exists(place):
+        console.say(f"tune: embeddings of an earlier sweep in {place}")
+        filesystem, path = store.resolve(place)
+        return pq.read_table(path, filesystem=filesystem, partitioning=None)
+    rows = make()
+    store.make_dir(folder)
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    store.write_atomic(place, sink.getvalue().to_pybytes())
+    return rows
 
 
 def _text(rows: pa.Table, column: str) -> np.ndarray[Any, Any]:

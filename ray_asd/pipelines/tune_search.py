@@ -52,7 +52,7 @@ class Sweep:
         base = self.runs[trial.run]
         down = base.downstream
         parts = [trial.digest(), self.digests[trial.run], base.seed, base.held_out]
-        parts += [down.folds, down.fewest_held_out]
+        parts += [down.folds, down.fewest_held_out, down.pseudo_normal_space]
         parts += [self.space.pseudo_anomaly_share, self.space.fewest_normals]
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
         return store.join(self.folder, "trials", f"{name}.parquet")

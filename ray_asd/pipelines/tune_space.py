@@ -93,6 +93,35 @@ class Space(Settings):
             },
         }
 
+    def mixing(self, runs: dict[str, Recipe]) -> dict[str, Recipe]:
+        """By run, the recipe by which it mixes waveforms; its own where it mixes embeddings.
+
+        Waveforms are mixed once, before the trials, and so of one choice of clips and in one
+        number; a trial without mixes, or of one domain alone, leaves them out.
+
+        Raises:
+            BadInput: the space asks for more.
+        """
+        axes = self.axes(runs)
+        references = {one for one in axes["reference"] if one in ("all", "held_out")}
+        counts = {count for count in axes["pseudo_normals"] if count}
+        asked = {
+            "reference": next(iter(references), axes["reference"][0]),
+            "pseudo_normals": next(iter(counts), 0),
+        }
+        found = dict(runs)
+        for run, own in runs.items():
+            if own.downstream.pseudo_normal_space != "waveform":
+                continue
+            if len(references) > 1 or len(counts) > 1:
+                raise BadInput(
+                    f"the space: {run} mixes waveforms (downstream.pseudo_normal_space); name one "
+                    "of the references all and held_out, and one number of pseudo_normals beside 0"
+                )
+            down = own.downstream.model_copy(update=asked)
+            found[run] = own.model_copy(update={"downstream": down})
+        return found
+
     def trial(self, point: Point, runs: dict[str, Recipe]) -> Trial:
         """The trial at one point of the axes.
 

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ray_asd.downstream import ReferenceSet, pseudo_normals
+from ray_asd.downstream import Mixes, ReferenceSet, draw, pseudo_normals
 from ray_asd.errors import BadInput
 
 
@@ -74,3 +78,51 @@ def test_a_clip_that_is_not_finite_is_named():
     clips = reference()
     with pytest.raises(ValueError, match=r"the embedding of fan/005.wav is not finite"):
         ReferenceSet(embeddings, clips.domains, clips.uris, clips.starts_s, clips.held_out)
+
+
+def with_mixes(clips, count=50):
+    """Each mix's embedding says which clips it is made of."""
+    parents = draw(clips, count, seed=0, machine_type="fan", section="00").parents
+    numbers = np.array([int(uri[4:7]) for uri in clips.uris])
+    embeddings = np.broadcast_to(numbers[parents].repeat(3, axis=1)[:, None], (count, 4, 6))
+    return replace(clips, mixes=Mixes(embeddings.astype(np.float32), parents))
+
+
+@given(kept=st.lists(st.booleans(), min_size=12, max_size=12), seed=st.integers(0, 99))
+def test_a_mix_stays_with_both_of_its_clips_and_goes_with_either(kept, seed):
+    clips = with_mixes(reference())
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(kept))
+    chosen = clips.select(rows)
+    there = {int(uri[4:7]) for uri in chosen.uris}
+    expected = [m for m in clips.mixes.embeddings if {m[0, 0], m[0, 3]} <= there]
+    np.testing.assert_array_equal(
+        chosen.mixed().embeddings, np.reshape(expected, (len(expected), 4, 6))
+    )
+    # ... whichever way the clips that are left are chosen from again.
+    assert set(chosen.mixed().domains) <= {"mixed"}
+    numbers = np.array([int(uri[4:7]) for uri in chosen.uris], dtype=np.int64)
+    np.testing.assert_array_equal(
+        numbers[chosen.mixes.parents], chosen.mixes.embeddings[:, 0, [0, 3]]
+    )
+
+
+def test_mixes_of_both_domains_go_where_one_is_chosen():
+    clips = with_mixes(reference())
+    assert len(clips.choose("all").mixed()) == 50
+    assert len(clips.choose("source").mixed()) == len(clips.choose("target").mixed()) == 0
+    held_out = clips.choose("held_out").mixes
+    assert set(held_out.parents.ravel()) <= {0, 1, 2}
+    with pytest.raises(ValueError, match="no waveforms of these clips were mixed"):
+        reference().mixed()
+
+
+def test_waveforms_are_mixed_of_the_pairs_and_shares_that_embeddings_are():
+    clips = reference()
+    drawn = draw(clips, 50, seed=0, machine_type="fan", section="00")
+    assert set(clips.domains[drawn.parents[:, 0]]) == {"source"}
+    assert set(clips.domains[drawn.parents[:, 1]]) == {"target"}
+    share = drawn.shares[:, None, None]
+    first, second = clips.embeddings[drawn.parents].swapaxes(0, 1)
+    np.testing.assert_allclose(
+        mixes(clips).embeddings, share * first + (1 - share) * second, atol=1e-6
+    )

@@ -57,5 +57,5 @@ class Command:
                 continue
 
     def end(self, seconds: float) -> tuple[int, str]:
-        _, said = self.process.communicate(timeout=seconds)
+        self.printed, said = self.process.communicate(timeout=seconds)
         return self.process.returncode, said

@@ -1,12 +1,13 @@
 """The pure parts of a sweep: the grid, a trial, greedy selection, and the recipe that it makes."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ray_asd import metrics, recipe
-from ray_asd.downstream import ReferenceSet
+from ray_asd.downstream import Mixes, ReferenceSet
 from ray_asd.errors import BadInput
 from ray_asd.pipelines import tune_plot, tune_search, tune_select, tune_space, tune_trial
 from ray_asd.pipelines.tune_select import Done
@@ -73,6 +74,36 @@ def test_a_space_that_does_not_fit_the_recipe_is_told_in_one_line(changes, says)
     with pytest.raises(BadInput, match=says) as caught:
         small(**changes).grid(RUNS)
     assert "\n" not in str(caught.value)
+
+
+def test_waveforms_are_mixed_for_one_choice_of_clips_and_in_one_number():
+    waveform = recipe.load("first_shot", ["downstream.pseudo_normal_space=waveform"])
+    runs = {"/run": BASE, "/waveform": waveform}
+    space = small(references=["source", "held_out"], pseudo_normals=[0, 20])
+    mixing = space.mixing(runs)
+    assert mixing["/run"] == BASE
+    down = mixing["/waveform"].downstream
+    assert (down.reference, down.waveform_mixes) == ("held_out", 20)
+    assert small().mixing(runs)["/waveform"] == waveform
+    none = small(references=["source"]).mixing(runs)["/waveform"].downstream
+    assert (none.reference, none.waveform_mixes) == ("source", 50)
+    for changes in ({"references": ["all", "held_out"]}, {"pseudo_normals": [10, 50]}):
+        assert small(**changes).mixing({"/run": BASE}) == {"/run": BASE}
+        with pytest.raises(BadInput, match=r"/waveform mixes waveforms .*; name one of") as caught:
+            small(**changes).mixing(runs)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_trial_is_recorded_apart_for_each_space_of_the_mixes():
+    waveform = recipe.load("first_shot", ["downstream.pseudo_normal_space=waveform"])
+    trial = small().grid(RUNS)[0]
+    places = {
+        tune_search.Sweep(
+            small(), {"/run": own}, "official_score", "/folder", digests={"/run": "same"}
+        ).place(trial)
+        for own in (BASE, waveform)
+    }
+    assert len(places) == 2
 
 
 @pytest.mark.parametrize("name", ["report", "large"])
@@ -180,6 +211,21 @@ def test_a_trials_figures_are_those_of_its_scores():
     normal = unseen.score[(unseen.label == "normal") & (unseen.machine_type == "fan")]
     assert (normal.mean(), normal.std()) == pytest.approx((0, 1))
     assert figures["label_free"] == metrics.evaluate(unseen).official_score
+
+
+def test_a_trial_takes_the_waveform_mixes_or_none():
+    waveform = recipe.load("first_shot", ["downstream.pseudo_normal_space=waveform"])
+    plain, mixed = _clips(0, 1.0), _clips(0, 1.0)
+    for key, clips in mixed.items():
+        # As it were, mixes that sound just like the anomalies.
+        made = Mixes(clips.tests[clips.labels == "anomaly"], np.tile([0, 20], (20, 1)))
+        mixed[key] = replace(clips, reference=replace(clips.reference, mixes=made))
+    trials = small(settings={"size": [1]}, pseudo_normals=[0, 50]).grid(RUNS)
+    without, using = (next(t for t in trials if t.pseudo_normals == n) for n in (0, 50))
+    figures = tune_trial.run(without, waveform, mixed)[1]
+    assert figures == tune_trial.run(without, BASE, plain)[1]
+    assert tune_trial.run(using, waveform, mixed)[1]["official_score"] < 1e-6
+    assert tune_trial.run(using, BASE, plain)[1]["official_score"] > 0.3
 
 
 def test_more_of_another_machine_type_is_told_apart_better():
