@@ -1,20 +1,27 @@
 """What a Ray program runs on: blocks of the manifest, and how the cores are shared."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_asd.pipelines import session
 
-# Of the cores, kept for the light stages beside the pool that does the work; measured, a
-# pool that holds every core leaves the stages after it waiting for ever.
-_LIGHT_CORES = 0.5
-_LIGHT_SHARE = 0.1
+# Of a core, what an actor of the heavy pool and one of the light stages reserve. The heavy one
+# uses all of a core, and is placed by cores rather than by what it reserves: when a node is lost,
+# its actors must find room beside those of the nodes that are left, or their blocks wait for ever.
+_HEAVY_SHARE = 0.25
+_LIGHT_SHARE = 0.05
+
+# Of all cores, kept from Tune's trials.
+_KEPT_CORES = 0.5
 
 
 @dataclass(frozen=True)
@@ -23,16 +30,14 @@ class Pool:
 
     size: int
     num_cpus: float
+    nodes: tuple[str, ...] = ()
+    """ids of the nodes on which actors are placed, in turn; wherever there is room if empty"""
 
     @classmethod
     def heavy(cls, blocks: int, workers: int | None = None) -> "Pool":
-        """One actor a core, or ``workers`` of them, and no more than there are blocks.
-
-        Half a core is left for the light stages.
-        """
-        cores = session.cores()
-        size = min(workers or cores, blocks)
-        return cls(size, round((cores - _LIGHT_CORES) / max(size, cores), 3))
+        """One actor a core, or ``workers`` of them, and no more than there are blocks."""
+        size = min(workers or session.cores(), blocks)
+        return cls(size, _HEAVY_SHARE, tuple(session.nodes_by_core()))
 
     @classmethod
     def light(cls) -> "Pool":
@@ -62,8 +67,22 @@ class Pool:
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=self.size),
             num_cpus=self.num_cpus,
-            ray_remote_args_fn=partial(dict, retries),
+            ray_remote_args_fn=self._remote_args(retries),
         )
+
+    def _remote_args(self, retries: dict[str, int]) -> Callable[[], dict[str, Any]]:
+        """What Ray Data asks before it starts an actor."""
+        if not self.nodes:
+            return partial(dict, retries)
+        # Soft: an actor whose node is lost starts again on another one.
+        places = cycle([NodeAffinitySchedulingStrategy(node, soft=True) for node in self.nodes])
+        return lambda: {**retries, "scheduling_strategy": next(places)}
+
+
+def trial_cpus(trials: int) -> float:
+    """Cores that each of ``trials`` Tune trials reserves, where they run one a core."""
+    cores = session.cores()
+    return round((cores - _KEPT_CORES) / max(trials, cores), 3)
 
 
 def block_rows(recordings: int, workers: int | None = None) -> int:
