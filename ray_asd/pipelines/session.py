@@ -19,8 +19,10 @@ from ray.util.annotations import RayDeprecationWarning
 
 from ray_asd.errors import BadInput, RunFailed
 
-# Of an actor pool's actors: Ray Data's own default is to try again for ever.
-BOUNDED_RETRIES = {"max_restarts": 3, "max_task_retries": 2}
+# Of an actor pool's actors: Ray Data's own default is to try again for ever. An actor that dies
+# often stays dead, and its tasks fail. Tries are many, since every call of an actor whose node is
+# lost costs one until Ray has noticed.
+BOUNDED_RETRIES = {"max_restarts": 3, "max_task_retries": 1000}
 
 _STARTS = 2
 
