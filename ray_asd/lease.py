@@ -17,12 +17,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import GCSStore, ObjectStore, S3Store
 
 from ray_asd import console
@@ -65,14 +66,11 @@ class _OnDisk:
 
     def create(self, text: bytes) -> bool:
         """Link a whole file to the name: two cannot."""
-        temporary = self._path.with_name(f".lease.{uuid.uuid4().hex}")
-        temporary.write_bytes(text)
-        try:
-            os.link(temporary, self._path)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
+        with self._aside(text) as temporary:
+            try:
+                os.link(temporary, self._path)
+            except FileExistsError:
+                return False
         return True
 
     def read(self) -> _Seen | None:
@@ -89,9 +87,8 @@ class _OnDisk:
             seen = self.read()
             if seen is None or seen.tag != tag:
                 return False
-            temporary = self._path.with_name(f".lease.{uuid.uuid4().hex}")
-            temporary.write_bytes(text)
-            temporary.replace(self._path)
+            with self._aside(text) as temporary:
+                temporary.replace(self._path)
         return True
 
     def remove(self, tag: str) -> None:
@@ -100,6 +97,16 @@ class _OnDisk:
             seen = self.read()
             if seen is not None and seen.tag == tag:
                 self._path.unlink()
+
+    @contextmanager
+    def _aside(self, text: bytes) -> Iterator[Path]:
+        """A whole file beside the lease; nothing is left of it, nor of one that found no room."""
+        temporary = self._path.with_name(f".lease.{uuid.uuid4().hex}")
+        try:
+            temporary.write_bytes(text)
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -116,33 +123,45 @@ class _InBucket:
 
     def create(self, text: bytes) -> bool:
         """Put it on the condition that there is none."""
-        try:
-            obstore.put(self._bucket, self._key, text, mode="create")
-        except AlreadyExistsError:
-            return False
+        with self._answering():
+            try:
+                obstore.put(self._bucket, self._key, text, mode="create")
+            except AlreadyExistsError:
+                return False
         return True
 
     def read(self) -> _Seen | None:
         """The lease, if there is one."""
-        try:
-            found = obstore.get(self._bucket, self._key)
-        except FileNotFoundError:
-            return None
-        return _Seen(bytes(found.bytes()), str(found.meta["e_tag"]))
+        with self._answering():
+            try:
+                found = obstore.get(self._bucket, self._key)
+            except FileNotFoundError:
+                return None
+            return _Seen(bytes(found.bytes()), str(found.meta["e_tag"]))
 
     def replace(self, text: bytes, tag: str) -> bool:
         """Put it on the condition that it is as it was seen."""
-        try:
-            obstore.put(self._bucket, self._key, text, mode={"e_tag": tag})
-        except (PreconditionError, FileNotFoundError):
-            return False
+        with self._answering():
+            try:
+                obstore.put(self._bucket, self._key, text, mode={"e_tag": tag})
+            except (PreconditionError, FileNotFoundError):
+                return False
         return True
 
     def remove(self, tag: str) -> None:
         """Delete it, if it is as it was seen; stores have no condition for that."""
         seen = self.read()
         if seen is not None and seen.tag == tag:
-            obstore.delete(self._bucket, self._key)
+            with self._answering():
+                obstore.delete(self._bucket, self._key)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """What the store goes on refusing is an OSError, as of a disk."""
+        try:
+            yield
+        except BaseError as error:
+            raise OSError(f"{self._key}: {str(error).strip().splitlines()[0]}") from error
 
 
 @contextmanager
@@ -153,6 +172,7 @@ def held(uri: str) -> Iterator[Callable[[], None]]:
 
     Raises:
         RunFailed: from that function; another run took over, since this one stood still.
+        OSError: the store refuses, or the disk is full.
     """
     place = _place(store.join(uri, "ledger", "lease.json"))
     if place is None:
@@ -171,9 +191,11 @@ def held(uri: str) -> Iterator[Callable[[], None]]:
         while not ended.wait(_BEAT_S):
             beats += 1
             try:
-                if place.replace(_text(me, beats), seen.tag):
-                    last = time.monotonic()
-                    seen = place.read() or seen
+                # What is read decides: the answer of a store that wrote may be lost.
+                place.replace(_text(me, beats), seen.tag)
+                now = place.read()
+                if now is not None and _holder(now) == me["holder"]:
+                    last, seen = time.monotonic(), now
                 else:
                     lost.set()
             except Exception:  # noqa: BLE001, a store that does not answer may answer next time
@@ -183,8 +205,8 @@ def held(uri: str) -> Iterator[Callable[[], None]]:
     def check() -> None:
         if lost.is_set():
             raise RunFailed(
-                f"{uri}: another run has taken over, since this one stood still for "
-                f"{_EXPIRES_S:.0f} s; what is published stays"
+                f"{uri}: another run has taken over, or may, since this one did not renew its "
+                f"lease for {_EXPIRES_S:.0f} s; what is published stays"
             )
 
     heart = threading.Thread(target=beat, daemon=True, name="lease")
@@ -203,20 +225,17 @@ def _acquire(place: _Place, me: dict[str, Any], uri: str) -> _Seen:
     watched: _Seen | None = None
     since = told = float("-inf")
     while True:
-        if place.create(_text(me, 0)):
-            seen = place.read()
-            if seen is not None and seen.text == _text(me, 0):
-                return seen
-            continue
+        place.create(_text(me, 0))
         found = place.read()
         now = time.monotonic()
         if found is None:
             continue
+        if _holder(found) == me["holder"]:
+            return found
         if watched is None or found.tag != watched.tag:
             watched, since = found, now
         if now - since > _EXPIRES_S or _is_dead(found):
-            if place.replace(_text(me, 0), found.tag) and (seen := place.read()) is not None:
-                return seen
+            place.replace(_text(me, 0), found.tag)
             continue
         if now - told > _EXPIRES_S:
             told = now
@@ -228,16 +247,29 @@ def _text(me: dict[str, Any], beats: int) -> bytes:
     return json.dumps({**me, "beats": beats}).encode()
 
 
+def _written(seen: _Seen) -> dict[str, Any]:
+    """What a lease says; nothing where it is damaged."""
+    try:
+        said = json.loads(seen.text)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _holder(seen: _Seen) -> object:
+    return _written(seen).get("holder")
+
+
 def _is_dead(seen: _Seen) -> bool:
     """Whether the holder was a process of this very machine, and is no more."""
+    said = _written(seen)
+    if said.get("host") != _host() or not isinstance(said.get("pid"), int):
+        return False
     try:
-        holder = json.loads(seen.text)
-        if holder["host"] != _host():
-            return False
-        os.kill(holder["pid"], 0)
+        os.kill(said["pid"], 0)
     except ProcessLookupError:
         return True
-    except (ValueError, KeyError, TypeError, PermissionError):
+    except PermissionError:
         return False
     return False
 
@@ -265,7 +297,9 @@ def _place(uri: str) -> _Place | None:
 
 def _s3(bucket: str, options: dict[str, str]) -> S3Store:
     """The bucket as ``pyarrow.fs`` reads its URI's options."""
-    settings: dict[str, Any] = {}
+    # A beat that the store refuses must be given up before the lease expires.
+    retries = {"retry_timeout": timedelta(seconds=_EXPIRES_S / 2)}
+    settings: dict[str, Any] = {"retry_config": retries}
     scheme = options.get("scheme", "https")
     if endpoint := options.get("endpoint_override"):
         settings["endpoint"] = endpoint if "://" in endpoint else f"{scheme}://{endpoint}"

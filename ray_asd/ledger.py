@@ -168,10 +168,6 @@ def without_done(
         return recordings
     filesystem, path = store.resolve(folder)
     commits = pd.dataset(path, filesystem=filesystem, format="parquet", schema=COMMITS)
-    done = commits.to_table(columns=list(_KEY), filter=pd.field("final"))
-    if not done.num_rows:
-        return recordings
-    # Columns, and not a set of Python's: a million recordings are then some hundred megabytes.
     asked = pa.table(
         {
             "uri": recordings["uri"],
@@ -180,7 +176,9 @@ def without_done(
             "row": pa.array(np.arange(recordings.num_rows)),
         }
     )
-    left = asked.join(done, keys=list(_KEY), join_type="left anti")
+    # What is done passes by and is never held, however many nights it holds.
+    done = commits.filter(pd.field("final"))
+    left = done.join(pd.dataset(asked), keys=list(_KEY), join_type="right anti").to_table()
     return recordings.take(left["row"].combine_chunks().sort())
 
 

@@ -96,9 +96,14 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def bucket(s3_endpoint: str) -> Bucket:
     """A new bucket."""
-    made = Bucket(s3_endpoint, f"bucket-{uuid.uuid4().hex[:12]}")
+    return make_bucket(s3_endpoint)
+
+
+def make_bucket(endpoint: str) -> Bucket:
+    """A new bucket in the store there."""
+    made = Bucket(endpoint, f"bucket-{uuid.uuid4().hex[:12]}")
     filesystem = fs.S3FileSystem(
-        endpoint_override=s3_endpoint, scheme="http", region="us-east-1", allow_bucket_creation=True
+        endpoint_override=endpoint, scheme="http", region="us-east-1", allow_bucket_creation=True
     )
     filesystem.create_dir(made.name)
     return made

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,3 +109,33 @@ def test_who_lost_the_lease_is_told(table: str) -> None:
         with pytest.raises(RunFailed, match="another run has taken over"):
             still_ours()
     assert store.exists(place_of(table))
+
+
+def test_a_store_that_does_not_answer_is_an_error_in_a_line() -> None:
+    nobody = Bucket("127.0.0.1:1", "bucket").uri("scores")
+    with (
+        pytest.raises(OSError, match=r"scores/ledger/lease\.json: \S") as refused,
+        lease.held(nobody),
+    ):
+        pass
+    assert "\n" not in str(refused.value)
+
+
+def test_a_write_whose_answer_is_lost_is_our_own(
+    table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store carries calls out and does not say so: the client calls again, and is refused."""
+    place = lease._place(place_of(table))
+    assert place is not None
+    for name in ("create", "replace"):
+        write_once = getattr(type(place), name)
+
+        def unheard(self: object, *arguments: object, write: Any = write_once) -> bool:
+            write(self, *arguments)
+            return False
+
+        monkeypatch.setattr(type(place), name, unheard)
+    with lease.held(table) as still_ours:
+        time.sleep(0.5)
+        still_ours()
+    assert not store.exists(place_of(table))

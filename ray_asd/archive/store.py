@@ -21,6 +21,9 @@ from pyarrow import fs
 
 from ray_asd.errors import BadInput
 
+# Of a call that a bucket refuses: half a minute in all.
+_ATTEMPTS = 7
+
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -154,9 +157,12 @@ def write_atomic(uri: str, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.remove(temporary)
+        if isinstance(error, OSError):
+            # One of a write names no file.
+            error.filename = path
         raise
     _sync(folder)
 
@@ -230,7 +236,20 @@ def _split(uri: str) -> tuple[str, str, str]:
 def _open(base: str, query: str) -> tuple[fs.FileSystem, str]:
     # Opening a bucket may look up its region and its credentials: once a store, not once a file.
     filesystem, root = fs.FileSystem.from_uri(f"{base}/{query}")
+    if isinstance(filesystem, fs.S3FileSystem):
+        filesystem = _patient(filesystem)
     return filesystem, root
+
+
+def _patient(filesystem: fs.S3FileSystem) -> fs.S3FileSystem:
+    """The same store, asked again after longer and longer waits, and written with one call a file.
+
+    A file system that was opened by its URI asks every 0.2 s instead, gives up after 6 s, and
+    writes with three calls; its settings come to light only where it is pickled.
+    """
+    _, (settings,) = filesystem.__reduce__()
+    retries = fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS)
+    return fs.S3FileSystem(**{**settings, "retry_strategy": retries, "allow_delayed_open": True})
 
 
 @lru_cache(maxsize=1)

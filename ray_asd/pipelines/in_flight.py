@@ -81,7 +81,8 @@ class InFlight:
 def start(recordings: int) -> Any:
     """The actor, on this process's node: as long as the driver's node stands, so does it."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(InFlight)
+    # A byte of memory, since Ray places an actor that asks for nothing wherever it likes.
+    remote = ray.remote(num_cpus=0, memory=1, max_restarts=-1, max_task_retries=-1)(InFlight)
     return remote.options(scheduling_strategy=here).remote(recordings)
 
 

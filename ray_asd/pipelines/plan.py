@@ -1,20 +1,27 @@
 """What a Ray program runs on: blocks of the manifest, and how the cores are shared."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_asd.pipelines import session
 
-# Of a node's cores, kept for the light stages beside the pool that does the work; measured, a
-# pool that holds every core leaves the stages after it waiting for ever.
-_LIGHT_CORES = 0.45
+# Of a core, what an actor of the heavy pool and one of the light stages reserve. The heavy one
+# uses all of a core, and is placed by cores rather than by what it reserves: when a node is lost,
+# its actors must find room beside those of the nodes that are left, or their blocks wait for ever.
+_HEAVY_SHARE = 0.25
 _LIGHT_SHARE = 0.05
+
+# Of all cores, kept from Tune's trials.
+_KEPT_CORES = 0.5
 
 # Actors that share a GPU: while one decodes and makes mels on its core, others keep it busy.
 _MOST_ON_A_GPU = 16
@@ -26,6 +33,8 @@ class Pool:
 
     size: int
     num_cpus: float
+    nodes: tuple[str, ...] = ()
+    """ids of the nodes on which actors are placed, in turn; wherever there is room if empty"""
     num_gpus: float = 0.0
 
     @classmethod
@@ -35,25 +44,28 @@ class Pool:
         Raises:
             RunFailed: other jobs hold the cores, and go on to.
         """
-        cores = session.cores()
-        size = min(workers or cores, blocks)
-        share = actor_share(session.cores_by_node(), max(size, cores))
-        session.wait_for({"CPU": share + _LIGHT_CORES})
-        return cls(size, share)
+        size = min(workers or session.cores(), blocks)
+        share = _heavy_share(size)
+        session.wait_for({"CPU": share + _LIGHT_SHARE})
+        return cls(size, share, tuple(session.nodes_by_core()))
 
     @classmethod
     def embedding(cls, blocks: int, workers: int | None = None) -> "Pool":
-        """Like :meth:`heavy`; where there are GPUs, actors on their nodes that share them."""
+        """Like :meth:`heavy`; where there are GPUs, actors on their nodes that share them.
+
+        They are placed by the GPUs, and so reserve all of their share of one.
+
+        Raises:
+            RunFailed: other jobs hold the cores or the GPUs, and go on to.
+        """
         nodes = session.gpu_nodes()
         if not nodes:
             return cls.heavy(blocks, workers)
-        gpus, cores = sum(n.gpus for n in nodes), sum(n.cpus for n in nodes)
-        most = max(1, min(int(cores), gpus * _MOST_ON_A_GPU))
-        size = min(workers or most, most, blocks)
-        share = math.ceil(size / gpus)
-        # As many actors as share a node's GPUs must find room on its cores, the light stages too.
-        free = min((n.cpus - _LIGHT_CORES) / (n.gpus * share) for n in nodes)
-        return cls(size, _down(min(1.0, free)), _down(1 / share))
+        gpus, cores = sum(n.gpus for n in nodes), int(sum(n.cpus for n in nodes))
+        size = min(workers or max(1, min(cores, gpus * _MOST_ON_A_GPU)), blocks)
+        share, of_a_gpu = _heavy_share(size), _down(1 / math.ceil(size / gpus))
+        session.wait_for({"CPU": share + _LIGHT_SHARE, "GPU": of_a_gpu})
+        return cls(size, share, num_gpus=of_a_gpu)
 
     @property
     def device(self) -> str:
@@ -89,8 +101,27 @@ class Pool:
             compute=ActorPoolStrategy(size=self.size),
             num_cpus=self.num_cpus,
             num_gpus=self.num_gpus,
-            ray_remote_args_fn=partial(dict, retries),
+            ray_remote_args_fn=self._remote_args(retries),
         )
+
+    def _remote_args(self, retries: dict[str, int]) -> Callable[[], dict[str, Any]]:
+        """What Ray Data asks before it starts an actor."""
+        if not self.nodes:
+            return partial(dict, retries)
+        # Soft: an actor whose node is lost starts again on another one.
+        places = cycle([NodeAffinitySchedulingStrategy(node, soft=True) for node in self.nodes])
+        return lambda: {**retries, "scheduling_strategy": next(places)}
+
+
+def _heavy_share(size: int) -> float:
+    """Of a core, for each of ``size`` actors; all of them find room on half of the cores."""
+    return _down(min(_HEAVY_SHARE, session.cores() / 2 / size))
+
+
+def trial_cpus(trials: int) -> float:
+    """Cores that each of ``trials`` Tune trials reserves, where they run one a core."""
+    cores = session.cores()
+    return round((cores - _KEPT_CORES) / max(trials, cores), 3)
 
 
 def block_rows(recordings: int, workers: int | None = None) -> int:
@@ -103,18 +134,6 @@ def blocks(recordings: pa.Table) -> list[pa.Table]:
     rows = block_rows(recordings.num_rows)
     starts = range(0, recordings.num_rows, rows)
     return [recordings.slice(start, rows).combine_chunks() for start in starts]
-
-
-def actor_share(nodes: list[float], actors: int) -> float:
-    """Cores of each of ``actors`` actors of a pool, on nodes whose cores ``nodes`` gives.
-
-    A light stage must fit on a single node, so what all nodes leave together does not count.
-    Wherever Ray puts the actors, one node has no more than its part of them, and so has room.
-    """
-    whole = [n for n in nodes if n >= 1] or [max(nodes)]
-    parts = [math.ceil(n * actors / sum(whole) - 1e-9) for n in whole]
-    share = min((n - _LIGHT_CORES) / part for n, part in zip(whole, parts, strict=True))
-    return math.floor(share * 1000) / 1000
 
 
 def worker_share(nodes: list[float], workers: int) -> float:

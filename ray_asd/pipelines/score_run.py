@@ -22,7 +22,7 @@ from ray_asd import console, ledger, scores
 from ray_asd.bundle import Bundle
 from ray_asd.errors import RunFailed
 from ray_asd.ledger import Plan
-from ray_asd.pipelines import in_flight
+from ray_asd.pipelines import in_flight, session
 from ray_asd.pipelines.columns import SPENT
 from ray_asd.pipelines.embed import Embed
 from ray_asd.pipelines.plan import Pool
@@ -113,12 +113,10 @@ class Scoring:
                     rejected = sum(outcome.reasons.values())
                     note = f"({rejected} rejected)" if rejected else ""
                     advance(len(set(block["uri"].to_pylist())), note)
-            except RunFailed:
-                raise
             except Exception as error:
-                raise RunFailed(
-                    f"scoring broke off after {outcome.scored} clips: {_in_a_line(error)}; what "
-                    "is published stays: run the same command again to carry on"
+                raise session.our_own(error) or RunFailed(
+                    f"scoring broke off after {outcome.scored} clips: {session.in_a_line(error)}; "
+                    "what is published stays: run the same command again to carry on"
                 ) from error
 
 
@@ -173,9 +171,3 @@ class _Outcome:
             "clips_per_s": None if speed is None else round(speed, 2),
             "audio_hours_per_hour": None if speed is None else round(speed * mean_s, 1),
         }
-
-
-def _in_a_line(error: Exception) -> str:
-    cause = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1].strip() if lines else ''}"

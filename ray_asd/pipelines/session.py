@@ -1,6 +1,7 @@
 """Ray itself: a local one of our own, or a cluster to join."""
 
 import logging
+import math
 import os
 import secrets
 import sys
@@ -22,8 +23,10 @@ from ray_asd.errors import BadInput, RunFailed
 from ray_asd.pipelines import core_log
 from ray_asd.pipelines.join import join
 
-# Of an actor pool's actors: Ray Data's own default is to try again for ever.
-BOUNDED_RETRIES = {"max_restarts": 3, "max_task_retries": 2}
+# Of an actor pool's actors: Ray Data's own default is to try again for ever. An actor that dies
+# often stays dead, and its tasks fail. Tries are many, since every call of an actor whose node is
+# lost costs one until Ray has noticed.
+BOUNDED_RETRIES = {"max_restarts": 3, "max_task_retries": 1000}
 
 _STARTS = 2
 
@@ -83,11 +86,31 @@ def _in_a_line() -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     except RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, BadInput | RunFailed):
-            raise cause from None
-        lines = [line for line in str(cause or error).splitlines() if line.strip()]
-        raise RunFailed(f"{type(cause or error).__name__}: {lines[-1].strip()}") from error
+        raise (our_own(error) or RunFailed(in_a_line(error))) from error
+
+
+def our_own(error: BaseException) -> BadInput | RunFailed | None:
+    """The one that a task raised inside of what Ray made of it, if it is one of ours."""
+    cause = _cause(error)
+    return type(cause)(_first_line(cause)) if isinstance(cause, BadInput | RunFailed) else None
+
+
+def in_a_line(error: BaseException) -> str:
+    """What went wrong inside of what Ray made of it."""
+    cause = _cause(error)
+    return f"{type(cause).__name__}: {_first_line(cause)}"
+
+
+def _cause(error: BaseException) -> BaseException:
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    """Ray Data adds lines of advice on its own settings to what a stage raises."""
+    text = getattr(error, "strerror", None) or str(error)
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
 @contextmanager
@@ -166,6 +189,17 @@ def _missing(needed: dict[str, float]) -> str:
     return f"{', '.join(short)}: other jobs hold the rest (`ray job list`)" if short else ""
 
 
+def nodes_by_core() -> list[str]:
+    """The nodes' ids, each as often as it has cores: first of every node one core, and so on."""
+    turns = [
+        (turn, node["NodeID"])
+        for node in ray.nodes()
+        if node["Alive"]
+        for turn in range(math.ceil(node["Resources"].get("CPU", 0)))
+    ]
+    return [node for _, node in sorted(turns)]
+
+
 def gpus() -> int:
     """GPUs of the Ray that is held."""
     return int(ray.cluster_resources().get("GPU", 0))
@@ -238,6 +272,8 @@ def _quiet_data() -> None:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.max_errored_blocks = 0
+    # Else all that a stage raises comes as one and the same error, without its cause.
+    context.raise_original_map_exception = True
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # The minor version is pinned; what 2.64 removes is looked at when the pin moves.

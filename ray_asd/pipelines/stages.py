@@ -95,10 +95,6 @@ class Reduce:
         ]
         rejected = rows.filter(pc.is_valid(rows["reason"])).to_pylist()
         parts = {"scores": scored, "rejections": [self._rejection(row) for row in rejected]}
-        for kind, part in parts.items():
-            scores.publish(
-                part, kind, self._out, night=self._night, machine_type=machine_type, name=shard
-            )
         passing = {row["uri"] for row in rejected if row["may_pass"]}
         keys = ("uri", "fingerprint", "machine_type", "section")
         recordings = rows.select(keys).group_by(keys).aggregate([]).to_pylist()
@@ -111,7 +107,17 @@ class Reduce:
             }
             for recording in recordings
         ]
-        ledger.commit(self._out, shard, commits)
+        try:
+            for kind, part in parts.items():
+                scores.publish(
+                    part, kind, self._out, night=self._night, machine_type=machine_type, name=shard
+                )
+            ledger.commit(self._out, shard, commits)
+        except OSError as error:
+            raise RunFailed(
+                f"{self._out}: the shard {shard} cannot be written: {error.strerror or error}; "
+                "what is published stays: mend that, and run the same command again to carry on"
+            ) from error
         stage_metrics.count(
             rows.num_rows - len(rejected), Counter(row["reason"] for row in rejected)
         )

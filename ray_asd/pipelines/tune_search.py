@@ -25,7 +25,7 @@ import ray.tune
 from ray_asd import console
 from ray_asd.archive import store
 from ray_asd.errors import BadInput, RunFailed
-from ray_asd.pipelines import plan, reach, tune_trial
+from ray_asd.pipelines import plan, reach, session, tune_trial
 from ray_asd.pipelines.tune_select import Done
 from ray_asd.pipelines.tune_space import Point, Space, Trial
 from ray_asd.recipe import Recipe
@@ -172,19 +172,21 @@ def _tune(
     search: Any = None,
     samples: int = 1,
 ) -> None:
-    pool = plan.Pool.heavy(blocks=samples if todo is None else len(todo))
     count = len(todo) if todo else samples
+    at_once = min(session.cores(), count)
+    share = plan.trial_cpus(at_once)
+    session.wait_for({"CPU": share})
     trainable = ray.tune.with_parameters(_one, sweep=sweep, todo=todo)
     with _storage(sweep.folder) as (filesystem, path), console.track("tune", count, "trials") as go:
         results = ray.tune.Tuner(
-            ray.tune.with_resources(trainable, {"CPU": pool.num_cpus}),
+            ray.tune.with_resources(trainable, {"CPU": share}),
             param_space=space,
             tune_config=ray.tune.TuneConfig(
                 metric="objective",
                 mode="max",
                 search_alg=search,
                 num_samples=samples,
-                max_concurrent_trials=pool.size,
+                max_concurrent_trials=at_once,
                 reuse_actors=True,
             ),
             run_config=ray.tune.RunConfig(

@@ -1,5 +1,8 @@
 """Random weights: what faults do to a run has nothing to do with training."""
 
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +19,8 @@ from ray_asd.pipelines.fit_section import fit_section
 from ray_asd.pipelines.train import weights_of
 from ray_asd.upstream import Classes, Training, pack_weights
 from tests.conftest import TINY
+from tests.faults.commands import Command
+from tests.faults.outcome import scores_of
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +56,52 @@ def random_bundle(
     read = {name: one.read() for name, one in weights.items()}
     bundles.save(Bundle(recipe, read, sections), out)
     return out
+
+
+@pytest.fixture
+def archive(small_fleet: Path, tmp_path: Path) -> Path:
+    """Test recordings of the small fleet, 24 of them."""
+    return _archive(small_fleet, tmp_path / "archive")
+
+
+def _archive(fleet: Path, root: Path) -> Path:
+    for machine_type in ("fan", "valve"):
+        shutil.copytree(fleet / machine_type / "test", root / machine_type / "test")
+    return root
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., Command]]:
+    """Starts ``ray-asd``; what still runs when the test is over is killed."""
+    started: list[Command] = []
+
+    def start(*arguments: str, **environment: str) -> Command:
+        started.append(Command(*arguments, **environment))
+        return started[-1]
+
+    yield start
+    for command in started:
+        if command.alive():
+            command.kill()
+
+
+@pytest.fixture
+def score(
+    run: Callable[..., Command], archive: Path, random_bundle: str, tmp_path: Path
+) -> Callable[..., Command]:
+    """Starts ``ray-asd score`` over the archive, in shards of two recordings."""
+    out = str(tmp_path / "scores")
+    return partial(
+        run, "score", str(archive), "--bundle", random_bundle, "--out", out, "--batch", "2"
+    )
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    small_fleet: Path, random_bundle: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, float]:
+    """Scores of the archive's recordings by name, from one run that nothing befalls."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    archive, out = _archive(small_fleet, place / "archive"), str(place / "scores")
+    Command("score", str(archive), "--bundle", random_bundle, "--out", out).end_well()
+    return scores_of(out)

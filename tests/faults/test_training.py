@@ -11,7 +11,7 @@ import pytest
 
 import ray_asd
 from tests.conftest import TINY
-from tests.faults.commands import END_S, START_S, Command, wait_for
+from tests.faults.commands import Command
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
@@ -104,12 +104,12 @@ def test_a_killed_worker_costs_the_epochs_since_the_last_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     command = train()
-    wait_for(lambda: len(lines_of(run)) >= 5, START_S, command.alive)
+    command.wait_for(lambda: len(lines_of(run)) >= 5)
     (first, *_) = command.workers("RayTrainWorker")
     os.kill(first, signal.SIGKILL)
     before = len(lines_of(run))
     assert before < EPOCHS
-    code, said = command.end(END_S)
+    code, said = command.end()
     assert code == 0, said
     check_the_whole_schedule(run, EPOCHS)
     assert (run / "transformer" / "weights.safetensors").exists()
@@ -120,12 +120,12 @@ def test_a_killed_driver_is_carried_on_from_the_last_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     command = train("upstream.checkpoint_epochs=1")
-    wait_for(lambda: len(lines_of(run)) >= 4, START_S, command.alive)
+    command.wait_for(lambda: len(lines_of(run)) >= 4)
     command.kill()
     before = lines_of(run)
     assert 4 <= len(before) < EPOCHS
     again = train("upstream.checkpoint_epochs=1")
-    code, said = again.end(END_S)
+    code, said = again.end()
     assert code == 0, said
     check_the_whole_schedule(run, EPOCHS)
     # What the first driver had seen of is not trained again: the lines are the very same, but
@@ -140,7 +140,7 @@ def test_a_diverging_loss_ends_with_one_line_and_keeps_the_last_good_checkpoint(
     command = train(
         "upstream.learning_rate=1e30", "upstream.gradient_clip=1e30", "upstream.checkpoint_epochs=1"
     )
-    code, said = command.end(END_S)
+    code, said = command.end()
     assert code == 1
     told = [line for line in said.splitlines() if line.startswith("ray-asd: ")]
     assert len(told) == 1

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 import ray_asd
-from tests.faults.commands import END_S, START_S, Command, wait_for
+from tests.faults.commands import Command
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
 
@@ -28,21 +29,15 @@ TRIALS = 40
 
 
 @pytest.fixture
-def tune(small_fleet: Path, random_run: str, tmp_path: Path) -> Iterator[Callable[..., Command]]:
+def tune(
+    run: Callable[..., Command], small_fleet: Path, random_run: str, tmp_path: Path
+) -> Callable[[Path], Command]:
+    """Starts ``ray-asd tune`` over the space above."""
     manifest, space = str(tmp_path / "manifest.parquet"), tmp_path / "space.yaml"
     ray_asd.index(str(small_fleet), manifest)
     space.write_text(yaml.safe_dump(SPACE))
-    started: list[Command] = []
-
-    def start(out: Path) -> Command:
-        arguments = ["tune", manifest, "--upstream", random_run, "--space", str(space)]
-        started.append(Command(*arguments, "--out", str(out), "--json"))
-        return started[-1]
-
-    yield start
-    for command in started:
-        if command.alive():
-            command.kill()
+    start = partial(run, "tune", manifest, "--upstream", random_run, "--space", str(space))
+    return lambda out: start("--out", str(out), "--json")
 
 
 def trials_of(out: Path) -> list[Path]:
@@ -62,11 +57,11 @@ def table_of(out: Path) -> list[dict[str, str]]:
 
 
 def test_a_killed_driver_is_carried_on_by_the_same_command_to_the_same_recipe(
-    tune: Callable[..., Command], tmp_path: Path
+    tune: Callable[[Path], Command], tmp_path: Path
 ) -> None:
     out, whole = tmp_path / "tuned.yaml", tmp_path / "whole.yaml"
     command = tune(out)
-    wait_for(lambda: len(trials_of(out)) >= 4, START_S, command.alive)
+    command.wait_for(lambda: len(trials_of(out)) >= 4)
     command.kill()
     recorded, kept = len(trials_of(out)), kept_of(out)
     assert 4 <= recorded < TRIALS
@@ -74,7 +69,7 @@ def test_a_killed_driver_is_carried_on_by_the_same_command_to_the_same_recipe(
 
     for place in (out, whole):
         command = tune(place)
-        code, said = command.end(END_S)
+        code, said = command.end()
         assert code == 0, said
         result = json.loads(command.printed)
         assert (result["trials"], result["failed"]) == (TRIALS, {})

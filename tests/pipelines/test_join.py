@@ -1,6 +1,5 @@
 """Addresses that lead to no cluster; no Ray is started here."""
 
-import itertools
 import os
 import socket
 
@@ -8,7 +7,7 @@ import pytest
 import ray
 
 from ray_asd.errors import BadInput, RunFailed
-from ray_asd.pipelines import plan, session
+from ray_asd.pipelines import session
 from ray_asd.pipelines.join import join
 
 
@@ -56,24 +55,6 @@ def test_other_servers_of_a_cluster_are_not_its_head(
 def test_no_address_at_all(address: str, deserted: str) -> None:
     with pytest.raises(BadInput, match=f"^--address {address}: .*; give (auto or )?HOST:PORT"):
         join(address)
-
-
-@pytest.mark.parametrize(
-    ("nodes", "actors"),
-    [([1.0], 1), ([1.0] * 3, 3), ([2.0], 2), ([2.0], 8), ([8.0] * 6, 48), ([1.0, 8.0], 9)],
-)
-def test_a_pool_leaves_room_for_light_stages_on_some_node(nodes: list[float], actors: int) -> None:
-    share, light = plan.actor_share(nodes, actors), plan.Pool.light().num_cpus
-    fitting = [int(cores / share + 1e-9) for cores in nodes]
-    placements = [
-        placed
-        for placed in itertools.product(*(range(most + 1) for most in fitting))
-        if sum(placed) == actors
-    ]
-    assert placements
-    for placed in placements:
-        left = [cores - count * share for cores, count in zip(nodes, placed, strict=True)]
-        assert sum(max(0, int(room / light + 1e-9)) for room in left) >= 4
 
 
 def test_cores_that_others_hold_are_told_and_not_waited_for_without_end(
