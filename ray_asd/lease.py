@@ -103,7 +103,12 @@ class _OnDisk:
         """A whole file beside the lease; nothing is left of it, nor of one that found no room."""
         temporary = self._path.with_name(f".lease.{uuid.uuid4().hex}")
         try:
-            temporary.write_bytes(text)
+            try:
+                temporary.write_bytes(text)
+            except OSError as error:
+                # One of a write names no file.
+                error.filename = str(self._path)
+                raise
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)

@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -139,3 +140,17 @@ def test_a_write_whose_answer_is_lost_is_our_own(
         time.sleep(0.5)
         still_ours()
     assert not store.exists(place_of(table))
+
+
+def test_a_disk_without_room_is_named_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    table = str(tmp_path / "scores")
+    with pytest.raises(OSError, match=rf"No space.*{place_of(table)}"), lease.held(table):
+        pass
+    assert not list((tmp_path / "scores" / "ledger").iterdir())

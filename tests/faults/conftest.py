@@ -103,5 +103,10 @@ def undisturbed(
     """Scores of the archive's recordings by name, from one run that nothing befalls."""
     place = tmp_path_factory.mktemp("undisturbed")
     archive, out = _archive(small_fleet, place / "archive"), str(place / "scores")
-    Command("score", str(archive), "--bundle", random_bundle, "--out", out).end_well()
+    command = Command("score", str(archive), "--bundle", random_bundle, "--out", out)
+    try:
+        command.end_well()
+    finally:
+        if command.alive():
+            command.kill()
     return scores_of(out)
