@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.head import Head
-from tests.faults.conftest import random_bundle
+from tests.faults.conftest import random_bundle, random_run
 
-__all__ = ["random_bundle"]
+__all__ = ["random_bundle", "random_run"]
 
 
 @pytest.fixture(scope="session")

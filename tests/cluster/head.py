@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from tests.conftest import children_of
 from tests.definitions import ROOT
-from tests.faults.commands import END_S, START_S, wait_for
+from tests.faults.commands import END_S, START_S
 
 # Ray's switch for clusters of one machine: all ports on the loopback interface, and no others.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -114,11 +115,11 @@ class Head:
 
     def wait(self) -> None:
         """Until it takes jobs."""
-        wait_for(
-            lambda: "Ray runtime started" in self._log.read_text(),
-            START_S,
-            lambda: self._process.poll() is None,
-        )
+        until = time.monotonic() + START_S
+        while "Ray runtime started" not in self._log.read_text():
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < until, "it takes too long"
+            time.sleep(0.1)
 
     def submit(self, *command: str, **ray_settings: str) -> tuple[int, str]:
         """``ray job submit`` of this checkout, until the job has ended."""
