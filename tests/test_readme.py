@@ -180,7 +180,8 @@ def test_python_and_sql_read_the_scores(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     scores = [float(row.split()[-1]) for row in done.stdout.splitlines()[1:]]
     assert len(scores) == 10
-    (place / "query.py").write_text(f"import duckdb, json\nprint(json.dumps(duckdb.sql({sql!r}).fetchall()))\n")
+    query = f"import duckdb, json; print(json.dumps(duckdb.sql({sql!r}).fetchall()))\n"
+    (place / "query.py").write_text(query)
     done = run(".venv/bin/python query.py", place)
     assert done.returncode == 0, done.stderr
     found = [score for _, score in json.loads(done.stdout)]
