@@ -183,12 +183,13 @@ def test_a_recipe_that_extends_itself(tmp_path) -> None:
         recipe.load(str(file))
 
 
-def test_best_changes_first_shot_where_it_says_so_and_nowhere_else() -> None:
-    plain, best = (recipe.load(name).model_dump() for name in ("first_shot", "best"))
+def test_best_and_adacos_change_what_they_say_and_nothing_else() -> None:
+    names = ("first_shot", "best", "adacos")
+    plain, best, adacos = (recipe.load(name).model_dump() for name in names)
     assert plain["upstream"]["loss"]["kind"] == "cross_entropy"
     assert not plain["upstream"]["masking"]["enabled"]
     assert recipe.load("first_shot").trained_backbones() == ["efficientnet", "transformer"]
-    assert best["upstream"]["loss"] == {"kind": "adacos", "sub_clusters": 16}
+    assert adacos["upstream"]["loss"] == {"kind": "adacos", "sub_clusters": 16}
     assert recipe.load("best").members() == [
         "efficientnet/knn",
         "transformer/knn",
@@ -196,9 +197,13 @@ def test_best_changes_first_shot_where_it_says_so_and_nowhere_else() -> None:
     ]
     changed = {"name", "upstream", "downstream"}
     assert {key for key in best if best[key] != plain[key]} == changed
-    assert best["upstream"]["batch"] == 64
+    assert best["upstream"].pop("backbones").keys() - plain["upstream"].pop("backbones").keys() == {
+        "statistics"
+    }
+    assert best["upstream"] == plain["upstream"]
+    assert {key for key in adacos if adacos[key] != best[key]} == {"name", "upstream"}
     for key in ("epochs", "learning_rate", "mixup", "embedding"):
-        assert best["upstream"][key] == plain["upstream"][key]
+        assert adacos["upstream"][key] == best["upstream"][key]
 
 
 def test_embeddings_are_as_wide_as_their_backbone_makes_them() -> None:

@@ -113,13 +113,18 @@ class Head:
                 env=bare(**self.token),
             )
 
-    def wait(self) -> None:
-        """Until it takes jobs."""
+    def wait(self) -> bool:
+        """Until it takes jobs; false where it ended instead."""
         until = time.monotonic() + START_S
-        while "Ray runtime started" not in self._log.read_text():
-            assert self._process.poll() is None, self._log.read_text()
+        while "Ray runtime started" not in self.said():
+            if self._process.poll() is not None:
+                return False
             assert time.monotonic() < until, "it takes too long"
             time.sleep(0.1)
+        return True
+
+    def said(self) -> str:
+        return self._log.read_text()
 
     def submit(self, *command: str, **ray_settings: str) -> tuple[int, str]:
         """``ray job submit`` of this checkout, until the job has ended."""
