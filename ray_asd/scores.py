@@ -47,7 +47,7 @@ def publish(
 
 def _escape(value: str) -> str:
     """A machine type as one folder's name, as hive and pyarrow write it."""
-    return quote(value, safe=" ") or "_HIVE_DEFAULT_PARTITION__"
+    return quote(value, safe=" ") or "__HIVE_DEFAULT_PARTITION__"
 
 
 def read_scores(uri: str, *, latest: bool = True, ensemble: str | None = None) -> pa.Table:

@@ -105,6 +105,13 @@ def test_a_folder_without_scores(tmp_path: Path) -> None:
         scores.read_scores(str(tmp_path))
 
 
+def test_no_machine_type_is_told_in_hives_own_word(tmp_path: Path) -> None:
+    publish(tmp_path, row("a", machine_type=""))
+    (folder,) = (tmp_path / "scores").glob("*/*")
+    assert folder.name == "machine_type=__HIVE_DEFAULT_PARTITION__"
+    assert scores.read_scores(str(tmp_path))["machine_type"].to_pylist() == [None]
+
+
 def test_the_readmes_query_finds_last_nights_worst(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
