@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -26,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
+from timing import medians
 
 from ray_asd import recipe as recipes
 from ray_asd.downstream import fit
@@ -123,7 +122,7 @@ def _detectors(
             for name, detector in detectors.items()
         }
         tasks["scikit-learn"] = lambda q=queries: theirs.kneighbors(q)  # type: ignore[misc]
-        seconds = _medians(tasks, repetitions)
+        seconds = medians(tasks, repetitions)
         rows.append(
             {
                 "reference": size,
@@ -159,19 +158,7 @@ def _embedding_s(chosen: Recipe, repetitions: int, threads: int) -> float:
         )
         clip = random.normal(size=(chosen.clips.segments, mels, frames)).astype(np.float32)
         tasks[name] = lambda e=encoder, c=clip: e.embed(c)  # type: ignore[misc]
-    return sum(_medians(tasks, repetitions).values())
-
-
-def _medians(tasks: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median seconds of each task; the tasks take turns, after one unmeasured turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(repetitions + 1):
-        for name, task in tasks.items():
-            began = time.perf_counter()
-            task()
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+    return sum(medians(tasks, repetitions).values())
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -10,15 +10,13 @@ Example: python jobs/benchmark_device.py --device cuda
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from timing import medians
 
 from ray_asd import recipe as recipes
 from ray_asd.frontend import segment_frames
@@ -80,7 +78,8 @@ def _measured(
     training = Training(recipe, name, classes, steps, place, bf16=bf16)
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
-    step_s = _median(lambda: training.step(batch), repetitions, place)
+    # Both wait for the device themselves: what they return lies in this process's memory.
+    step_s = medians({"step": lambda: training.step(batch)}, repetitions, _WARM_UP)["step"]
     peak = torch.cuda.max_memory_allocated(place) / 1e9 if place.type == "cuda" else None
     encoder = Encoder(
         recipe.upstream.backbones[name],
@@ -92,25 +91,12 @@ def _measured(
         device=place,
     )
     segments = batch.mels[: recipe.clips.segments].numpy()
+    embed_s = medians({"embed": lambda: encoder.embed(segments)}, repetitions, _WARM_UP)["embed"]
     return {
         "training_clips_per_s": round(count / step_s, 1),
         "training_peak_gb": None if peak is None else round(peak, 2),
-        "embedded_clips_per_s": round(
-            1 / _median(lambda: encoder.embed(segments), repetitions, place), 1
-        ),
+        "embedded_clips_per_s": round(1 / embed_s, 1),
     }
-
-
-def _median(task: Callable[[], object], repetitions: int, place: torch.device) -> float:
-    seconds = []
-    for turn in range(repetitions + _WARM_UP):
-        began = time.perf_counter()
-        task()
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
-        if turn >= _WARM_UP:
-            seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,12 @@ def training(table: pa.Table) -> pa.Table:
     return table.filter(pa.array(_normal_training(table)))
 
 
+def in_hash_order(table: pa.Table) -> pa.Table:
+    """The rows by a hash of their uris: any run of them is then a fair sample."""
+    hashes = [hashlib.sha256(uri.encode()).hexdigest() for uri in table["uri"].to_pylist()]
+    return table.take(pa.array(np.argsort(hashes, kind="stable")))
+
+
 def held_out(table: pa.Table, share: float) -> npt.NDArray[np.bool_]:
     """Which rows are training clips that the encoder never sees: (rows,).
 

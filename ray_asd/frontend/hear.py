@@ -64,7 +64,7 @@ class Hearing:
         for start, length in spans:
             start_s, duration_s = start / rate, length / rate
             try:
-                mels = self._mels(standardize(waveform[start : start + length]))
+                mels = self.mels(standardize(waveform[start : start + length]))
             except Rejected as rejected:
                 yield Missed(start_s, duration_s, rejected.reason, rejected.detail)
             else:
@@ -81,12 +81,17 @@ class Hearing:
             first, second = (self._clip(clip) for clip in (source, target))
             length = min(len(first), len(second))
             mix = np.float32(share) * first[:length] + np.float32(1 - share) * second[:length]
-            mels = self._mels(standardize(mix))
+            mels = self.mels(standardize(mix))
         except Rejected as rejected:
             return Missed(0.0, 0.0, rejected.reason, rejected.detail, rejected.may_pass)
         return Heard(0.0, length / self._recipe.front_end.sample_rate_hz, mels)
 
-    def _mels(self, clip: Waveform) -> dict[FrontEnd, Mel]:
+    def mels(self, clip: Waveform) -> dict[FrontEnd, Mel]:
+        """Spectrograms of a standardized clip ``(samples,)``, by front end.
+
+        Raises:
+            Rejected: ``not_finite`` where one is not.
+        """
         return {front_end: log_mel(clip) for front_end, log_mel in self._log_mels.items()}
 
     def _clip(self, clip: dict[str, Any]) -> Waveform:

@@ -18,14 +18,13 @@ from ray_asd.errors import Reason
 from ray_asd.frontend import (
     Heard,
     Hearing,
-    LogMel,
     Missed,
     segment_frames,
     segments,
     standardize,
 )
 from ray_asd.frontend.mel import Mel
-from ray_asd.pipelines import columns, stage_metrics
+from ray_asd.pipelines import columns, plan, stage_metrics
 from ray_asd.pipelines.columns import SPENT
 from ray_asd.pipelines.in_flight import Guard
 from ray_asd.pipelines.stage_metrics import Stopwatch
@@ -138,7 +137,7 @@ class Embed:
         rate = self._recipe.front_end.sample_rate_hz
         noise = np.random.default_rng(0).standard_normal(round(seconds * rate), np.float32)
         clip = standardize(noise)
-        pieces, _ = self._segments({f: LogMel(f)(clip) for f in self._frames})
+        pieces, _ = self._segments(self._hearing.mels(clip))
         for name, encoder in self._encoders.items():
             encoder.embed(pieces[self._front_ends[name]])
 
@@ -186,6 +185,18 @@ class Embed:
             "detail": clip.detail,
             "may_pass": clip.may_pass,
         }
+
+
+def over(
+    rows: pa.Table, recipe: Recipe, weights: dict[str, Weights], stage: type[Embed] = Embed
+) -> Iterator[pa.Table]:
+    """What a stage makes of rows, block by block as they are ready; needs a Ray that is held."""
+    blocks = plan.blocks(rows)
+    pool = plan.Pool.embedding(len(blocks))
+    dataset = pool.stage(
+        blocks, stage, device=pool.device, recipe=recipe.model_dump(), weights=weights
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _always(uri: str) -> bool:

@@ -84,7 +84,8 @@ def _make(training: pa.Table, recipe: Recipe, folders: Mapping[FrontEnd, str]) -
         store.make_dir(folder)
     counts = {"clips": 0}
     rejected: list[str] = []
-    blocks = plan.blocks(_shuffled(training))
+    # So every part is a fair sample of all machines.
+    blocks = plan.blocks(manifest.in_hash_order(training))
     dataset = plan.Pool.heavy(len(blocks)).stage(
         blocks,
         MakeFeatures,
@@ -207,12 +208,6 @@ def _write(rows: list[dict[str, Any]], uri: str) -> None:
         row_group_size=64,
     )
     store.write_atomic(uri, sink.getvalue().to_pybytes())
-
-
-def _shuffled(recordings: pa.Table) -> pa.Table:
-    """The rows in the order of a hash, so that every part is a fair sample of all machines."""
-    hashes = [hashlib.sha256(uri.encode()).hexdigest() for uri in recordings["uri"].to_pylist()]
-    return recordings.take(pa.array(np.argsort(hashes, kind="stable")))
 
 
 def _digest(recordings: pa.Table) -> str:

@@ -16,7 +16,7 @@ from ray_asd.archive import manifest, store
 from ray_asd.bundle import Bundle, Key, Section, Weights
 from ray_asd.downstream import ReferenceSet
 from ray_asd.errors import BadInput
-from ray_asd.pipelines import columns, embed, fit_section, mixes, plan, reach, session
+from ray_asd.pipelines import columns, embed, fit_section, mixes, reach, session
 from ray_asd.pipelines.train import heard_by, weights_of
 from ray_asd.recipe import Recipe
 
@@ -115,18 +115,9 @@ def embedded(recordings: pa.Table, recipe: Recipe, weights: dict[str, Weights]) 
         BadInput: none of them can be read, or not all machines reach them or the weights.
     """
     reach.everywhere(*(one.uri for one in weights.values()), recordings["uri"][0].as_py())
-    blocks = plan.blocks(recordings)
-    pool = plan.Pool.embedding(len(blocks))
-    dataset = pool.stage(
-        blocks,
-        embed.Embed,
-        device=pool.device,
-        recipe=recipe.model_dump(),
-        weights=weights,
-    )
     tables = []
     with console.track("embed", recordings.num_rows, "recordings") as advance:
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for block in embed.over(recordings, recipe, weights):
             tables.append(block)
             advance(len(set(block["uri"].to_pylist())), "")
     rows = pa.concat_tables(tables).sort_by([("uri", "ascending"), ("start_s", "ascending")])

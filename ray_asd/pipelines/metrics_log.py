@@ -74,7 +74,8 @@ def followed(epochs: dict[str, int], out: str) -> Iterator[tuple[Any, list[dict[
                 advance(max(0, at - place), _in_words(line))
                 place = max(place, at)
             if fresh:
-                _write(lines, out)
+                going_on = {line["backbone"] for line in fresh}
+                _write([line for line in lines if line["backbone"] in going_on], out)
 
         def follow() -> None:
             while not ended.wait(1.0):

@@ -11,8 +11,8 @@ from ray_asd import console
 from ray_asd.bundle import Key, Weights
 from ray_asd.downstream import Mixes, ReferenceSet, draw
 from ray_asd.frontend import Missed
-from ray_asd.pipelines import columns, plan
-from ray_asd.pipelines.embed import Embed
+from ray_asd.pipelines import columns
+from ray_asd.pipelines.embed import Embed, over
 from ray_asd.recipe import Recipe
 
 References = dict[Key, dict[str, ReferenceSet]]
@@ -97,14 +97,9 @@ def embedded(mixes: pa.Table, recipe: Recipe, weights: dict[str, Weights]) -> pa
     """Embeddings of :func:`drawn` mixes; one that cannot be made is left out with a warning."""
     if not mixes.num_rows:
         return _embedded_schema(recipe).empty_table()
-    blocks = plan.blocks(mixes)
-    pool = plan.Pool.embedding(len(blocks))
-    dataset = pool.stage(
-        blocks, EmbedMixes, device=pool.device, recipe=recipe.model_dump(), weights=weights
-    )
     tables = []
     with console.track("mix", mixes.num_rows, "pseudo-normal clips") as advance:
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for block in over(mixes, recipe, weights, EmbedMixes):
             tables.append(block)
             advance(block.num_rows, "")
     rows = pa.concat_tables(tables).sort_by([(name, "ascending") for name, _ in _KEYS])

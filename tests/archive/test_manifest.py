@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_asd.archive import build, held_out, read, training, write
+from ray_asd.archive.manifest import in_hash_order
 from ray_asd.errors import BadInput
 from ray_asd.tables import RECORDINGS
 
@@ -196,3 +197,11 @@ def test_a_uri_that_stands_twice_is_refused(tmp_path: Path) -> None:
     write(pa.concat_tables([table, table]), str(tmp_path / "m.parquet"))
     with pytest.raises(BadInput, match=r"m\.parquet: 1 of its 2 rows name a uri again"):
         read(str(tmp_path / "m.parquet"))
+
+
+def test_the_order_of_hashes_is_that_of_the_uris_alone_and_keeps_every_row() -> None:
+    table = pa.table({"uri": [f"{n}.wav" for n in range(200)], "row": range(200)})
+    ordered = in_hash_order(table)
+    assert ordered == in_hash_order(table.take(pa.array(range(199, -1, -1))))
+    assert sorted(ordered["row"].to_pylist()) == list(range(200))
+    assert 60 < sum(ordered["row"].to_pylist()[:100]) / 100 < 140
