@@ -1,9 +1,9 @@
 """Training speed: Ray Train and Ray Data against a bare PyTorch loop over the same features.
 
-Both train the same network on the same number of processes and threads, from the same features
-table. The bare loop holds all mels in memory and does nothing beyond a step: no Ray, no metrics,
-no target-domain guarantee. It runs before and after the pipeline, since the load of a shared
-machine drifts.
+Both train the same network on the same number of processes and threads, in the same precision,
+from the same features table. The bare loop holds all mels in memory and does nothing beyond a
+step: no Ray, no metrics, no target-domain guarantee. It runs before and after the pipeline, since
+the load of a shared machine drifts.
 
 Example: python jobs/benchmark_train.py --set upstream.batch=32 --workers 1 --workers 2
 """
@@ -39,6 +39,7 @@ from ray_asd.recipe import Recipe
 from ray_asd.upstream import Batch, Classes, build_backbone, clips_of, worker_batch
 from ray_asd.upstream.network import build_network, losses
 from ray_asd.upstream.optimizer import build_optimizer, build_schedule
+from ray_asd.upstream.training import trains_in_bf16
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -163,6 +164,7 @@ def _bare_worker(
     length = segment_frames(front_end, recipe.clips)
     embedding = recipe.upstream.embedding
     encoder = build_backbone(backbone, mels=front_end.bands, frames=length, embedding=embedding)
+    bf16 = trains_in_bf16(torch.device("cpu"), encoder.trunk)
     network: nn.Module = build_network(encoder, embedding, classes, recipe.upstream.loss)
     size = worker_batch(recipe.upstream.batch, workers)
     steps = max(1, len(mels) // size)
@@ -188,7 +190,9 @@ def _bare_worker(
                 start = rng.integers(mels[index].shape[1] - length, endpoint=True)
                 row[:] = mels[index][:, start : start + length]
             batch = Batch(torch.from_numpy(crops), *(label[chosen] for label in labels))
-            loss = losses(network(batch.mels), batch, recipe.upstream.loss).total
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                outputs = network(batch.mels)
+            loss = losses(outputs, batch, recipe.upstream.loss).total
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(network.parameters(), recipe.upstream.gradient_clip)

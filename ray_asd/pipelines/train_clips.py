@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import islice
 
 import ray.train
@@ -17,12 +16,14 @@ from ray_asd.upstream import (
     Composer,
     TargetPool,
     clips_of,
+    shuffled,
     stable_rng,
     worker_batch,
 )
 
 # Batches from which a worker draws its next one: enough that clips meet in new company, few
-# enough that memory does not grow with the archive.
+# enough that memory does not grow with the archive. Ray Data's own local shuffle joins whole
+# blocks of the table, which do grow with it.
 _SHUFFLED_BATCHES = 4
 
 
@@ -68,7 +69,7 @@ class Tables:
 
     def _read(self, front_end: FrontEnd) -> TrainingClips:
         recipe, table = self._recipe, self._recipe.features_digest(front_end)
-        stream = _Stream(table, self._classes, recipe.seed, front_end.bands)
+        stream = _Stream(table, self._classes, front_end.bands)
         composer = Composer(
             classes=self._classes,
             target=TargetPool(stream.read("target")),
@@ -114,29 +115,21 @@ class TrainingClips:
 class _Stream:
     """A features table as Ray Train hands it out to this worker."""
 
-    def __init__(self, table: str, classes: Classes, seed: int, bands: int) -> None:
-        self._table, self._classes, self._seed, self._bands = table, classes, seed, bands
+    def __init__(self, table: str, classes: Classes, bands: int) -> None:
+        self._table, self._classes, self._bands = table, classes, bands
 
-    def read(self, role: str, epoch: int = 0, batch: int | None = None) -> Iterator[Clip]:
-        """This worker's clips of a role; shuffled by the epoch where a batch size is given."""
-        shuffle = {}
-        if batch is not None:
-            shuffle = {
-                "local_shuffle_buffer_size": batch * _SHUFFLED_BATCHES,
-                "local_shuffle_seed": self._seed * 1_000_003 + epoch,
-            }
+    def read(self, role: str) -> Iterator[Clip]:
+        """This worker's clips of a role, in the order in which they come."""
         shard = ray.train.get_dataset_shard(dataset_name(role, self._table))
-        for rows in shard.iter_batches(
-            batch_size=batch or 64, batch_format="pyarrow", prefetch_batches=1, **shuffle
-        ):
+        for rows in shard.iter_batches(batch_size=64, batch_format="pyarrow", prefetch_batches=1):
             yield from clips_of(rows, self._classes, self._bands)
 
 
 class _Source:
     """This worker's source clips, epoch after epoch.
 
-    Few clips (the driver decides, for all workers alike) are kept after their first epoch: a
-    stream takes seconds to begin, as long as a small archive's epoch itself.
+    Few clips (the driver decides, for all workers alike) are read once and kept: a stream takes
+    seconds to begin, as long as a small archive's epoch itself.
     """
 
     def __init__(self, stream: _Stream, composer: Composer, held: bool) -> None:
@@ -146,14 +139,12 @@ class _Source:
     def epoch(self, epoch: int) -> Iterator[Clip]:
         """The clips in an order of this epoch's own. Read it to its end."""
         composer = self._composer
-        if self._kept:
-            order = stable_rng("source", composer.seed, epoch, composer.rank)
-            yield from (self._kept[i] for i in order.permutation(len(self._kept)))
+        order = stable_rng("source", composer.seed, epoch, composer.rank)
+        if not self._held:
+            room = composer.source_places * _SHUFFLED_BATCHES
+            yield from shuffled(self._stream.read("source"), room, order)
             return
-        kept = []
-        for clip in self._stream.read("source", epoch, composer.source_places):
-            if self._held:
-                # A copy, for the clip's mel is a view of a whole block.
-                kept.append(replace(clip, mel=clip.mel.copy()))
-            yield clip
-        self._kept = sorted(kept, key=lambda clip: (clip.uri, clip.start_s))
+        if not self._kept:
+            clips = [clip.copy() for clip in self._stream.read("source")]
+            self._kept = sorted(clips, key=lambda clip: (clip.uri, clip.start_s))
+        yield from (self._kept[i] for i in order.permutation(len(self._kept)))

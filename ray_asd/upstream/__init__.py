@@ -10,7 +10,7 @@ from ray_asd.upstream.batches import (
 )
 from ray_asd.upstream.checkpoints import load_checkpoint, load_state, save_checkpoint, state
 from ray_asd.upstream.classes import AttributeClass, Classes
-from ray_asd.upstream.clips import Clip, clips_of, crop_start
+from ray_asd.upstream.clips import Clip, clips_of, crop_start, shuffled
 from ray_asd.upstream.encoder import Encoder
 from ray_asd.upstream.randomness import stable_rng
 from ray_asd.upstream.step_metrics import StepMetrics, average
@@ -42,6 +42,7 @@ __all__ = [
     "register",
     "save_checkpoint",
     "save_weights",
+    "shuffled",
     "stable_rng",
     "state",
     "steps_per_epoch",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,27 @@ class Clip:
     """index of the attribute class, -1 for none"""
     plain: int
     """index of the plain section, -1 for a clip with attributes"""
+
+    def copy(self) -> Clip:
+        """The same clip in memory of its own, so that the table's can be let go."""
+        return replace(self, mel=self.mel.copy())
+
+
+def shuffled(clips: Iterable[Clip], room: int, rng: np.random.Generator) -> Iterator[Clip]:
+    """The clips in a random order, of which at most ``room`` are held, as copies.
+
+    A clip leaves, on average, ``room`` places after it came: near neighbours in the stream are
+    parted, far ones never meet.
+    """
+    held: list[Clip] = []
+    for clip in clips:
+        if len(held) < room:
+            held.append(clip.copy())
+            continue
+        place = int(rng.integers(room))
+        yield held[place]
+        held[place] = clip.copy()
+    yield from (held[i] for i in rng.permutation(len(held)))
 
 
 def clips_of(features: pa.Table | pa.RecordBatch, classes: Classes, mels: int) -> Iterator[Clip]:

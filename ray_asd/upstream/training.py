@@ -91,7 +91,7 @@ class Training:
                 embedding=settings.embedding,
             )
             network = build_network(trunk_to_neck, settings.embedding, classes, settings.loss)
-        self._bf16 = _has_bf16(device, trunk_to_neck.trunk) if bf16 is None else bf16
+        self._bf16 = trains_in_bf16(device, trunk_to_neck.trunk) if bf16 is None else bf16
         self.network = network.to(device)
         self.optimizer = build_optimizer(self.network, settings)
         self.schedule = build_schedule(self.optimizer, settings, total_steps)
@@ -203,7 +203,8 @@ def training_settings(recipe: Recipe) -> dict[str, Any]:
     return kept | {f"upstream.{key}": upstream[key] for key in upstream if key not in apart}
 
 
-def _has_bf16(device: torch.device, trunk: Trunk) -> bool:
+def trains_in_bf16(device: torch.device, trunk: Trunk) -> bool:
+    """Whether the device has bfloat16 natively; of processors, only if the trunk gains by it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     there = torch.cpu.get_capabilities()

@@ -16,6 +16,7 @@ from ray_asd.upstream import (
     TargetPool,
     clips_of,
     crop_start,
+    shuffled,
     steps_per_epoch,
     worker_batch,
 )
@@ -83,6 +84,37 @@ def test_a_crop_stays_where_it_was_in_runs_that_are_resumed() -> None:
 def test_a_clip_shorter_than_a_segment_is_refused() -> None:
     with pytest.raises(BadInput, match=r"short\.wav: 9 frames"):
         crop_start(0, 0, "short.wav", 0.0, frames=9, length=10)
+
+
+@given(count=st.integers(0, 60), room=st.integers(1, 40), seed=st.integers(0, 2**31))
+def test_a_shuffled_stream_loses_nothing_and_holds_no_more_than_its_room(
+    count: int, room: int, seed: int
+) -> None:
+    taken = 0
+
+    def stream() -> Iterator[Clip]:
+        nonlocal taken
+        for one in clips("s", count, first=0):
+            taken += 1
+            yield one
+
+    given = []
+    for one in shuffled(stream(), room, np.random.default_rng(seed)):
+        assert taken - len(given) <= room + 1
+        given.append(one.uri)
+    assert sorted(given) == sorted(one.uri for one in clips("s", count, first=0))
+    again = shuffled(clips("s", count, first=0), room, np.random.default_rng(seed))
+    assert given == [one.uri for one in again]
+
+
+def test_a_shuffled_stream_is_in_another_order_and_lets_the_table_s_memory_go() -> None:
+    source = clips("s", 200, first=0)
+    given = list(shuffled(source, 50, np.random.default_rng(0)))
+    moved = [abs(i - int(one.uri[1:])) for i, one in enumerate(given)]
+    assert 20 < np.mean(moved) < 100
+    assert not any(
+        np.shares_memory(one.mel, other.mel) for one in given[:5] for other in source[:200]
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
