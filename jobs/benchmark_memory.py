@@ -9,6 +9,7 @@ Example: python jobs/benchmark_memory.py --clips 500 --clips 5000
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import threading
@@ -81,13 +82,22 @@ def _watching() -> Iterator[list[int]]:
 def _private_kb() -> Iterator[int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if not (process / "cmdline").read_bytes().startswith(_WORKER):
-                continue
-            for line in (process / "status").read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    yield int(line.split()[1])
+            if (process / "cmdline").read_bytes().startswith(_WORKER) and _ours(process.name):
+                yield int(_status(process.name)["RssAnon"].split()[0])
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended between the two looks
+
+
+def _ours(pid: str) -> bool:
+    """Whether this process started it, or one that started it, and so on."""
+    while pid not in ("0", str(os.getpid())):
+        pid = _status(pid)["PPid"]
+    return pid != "0"
+
+
+def _status(pid: str) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
 
 
 if __name__ == "__main__":

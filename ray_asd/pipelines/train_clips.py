@@ -79,29 +79,28 @@ class Tables:
             rank=self._rank,
         )
         held_out = islice(stream.read("held_out"), self._rank, None, self._workers)
-        watched = list(_cropped(held_out, composer))
         source = _Source(stream, composer, self._hold_source[table])
-        return TrainingClips(composer, source, watched, self._steps[table])
-
-
-def _cropped(clips: Iterator[Clip], composer: Composer) -> Iterator[Batch]:
-    """Batches of clips, each cropped once: what is not looked at is not kept."""
-    while several := list(islice(clips, composer.size)):
-        yield composer.crops([(clip, 0) for clip in several], epoch=-1)
+        return TrainingClips(composer, source, list(held_out), self._steps[table])
 
 
 class TrainingClips:
     """One worker's clips of one features table."""
 
     def __init__(
-        self, composer: Composer, source: _Source, watched: list[Batch], steps: int
+        self, composer: Composer, source: _Source, held_out: list[Clip], steps: int
     ) -> None:
         self.composer = composer
         self.steps = steps
         """of an epoch"""
-        self.watched = watched
-        """This worker's share of the held-out clips, cropped the same in every epoch."""
         self._source = source
+        self._held_out = held_out
+
+    @property
+    def watched(self) -> Iterator[Batch]:
+        """This worker's share of the held-out clips, cropped the same in every epoch."""
+        clips = iter(self._held_out)
+        while several := list(islice(clips, self.composer.size)):
+            yield self.composer.crops([(clip, 0) for clip in several], epoch=-1)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """One epoch's batches of this worker."""
