@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 from ray_asd import bundle as bundles
 from ray_asd import console, lease, ledger, scores, tables
 from ray_asd.archive import manifest, store
+from ray_asd.archive.listing import Listing
 from ray_asd.bundle import Bundle
 from ray_asd.errors import BadInput
 from ray_asd.pipelines import in_flight, reach, session
-from ray_asd.pipelines.index import listing
+from ray_asd.pipelines.index import tell
 from ray_asd.pipelines.plan import block_rows
 from ray_asd.pipelines.score_run import Scoring
 
@@ -156,7 +157,9 @@ class _Wanted:
         """Those that are to be scored, and how many are skipped since they are scored already."""
         since = None if self.since is None else _moment(self.since)
         if store.is_folder(self.source):
-            found = listing(self.source, self.layout).table
+            listing = Listing(self.source, self.layout)
+            found = pa.concat_tables(listing.tables())
+            tell(listing, self.source, self.layout)
         else:
             found = manifest.read(self.source)
         if self.split is not None:
