@@ -143,6 +143,13 @@ def list_files(uri: str) -> Iterator[Entry]:
     return (Entry(join(root, *f.relative.split("/")), *f) for f in found)
 
 
+def names(uri: str) -> list[str]:
+    """What lies in the folder ``uri`` itself, files and folders; nothing where it is not there."""
+    filesystem, path = resolve(uri)
+    listing = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in listing)
+
+
 def write_atomic(uri: str, data: bytes) -> None:
     """Write ``data`` so that a reader finds the old file or the whole new one.
 
@@ -223,6 +230,13 @@ def remove(uri: str) -> None:
     filesystem, path = resolve(uri)
     with suppress(FileNotFoundError):
         filesystem.delete_file(path)
+
+
+def remove_folder(uri: str) -> None:
+    """Remove the folder ``uri`` and all that is in it, if it is there."""
+    filesystem, path = resolve(uri)
+    if filesystem.get_file_info(path).type == fs.FileType.Directory:
+        filesystem.delete_dir(path)
 
 
 def make_dir(uri: str) -> None:

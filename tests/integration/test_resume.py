@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import ray_asd
-from ray_asd import bundle, ledger
+from ray_asd import bundle, plans
 from ray_asd.archive import manifest
 from tests.conftest import System
 
@@ -24,15 +24,15 @@ def test_an_interrupted_run_is_finished_first_and_then_what_is_new(
     for file in files[:4]:
         shutil.copy(file, folder)
     # The plan of a run that was killed after its first shard was published but not committed.
-    plan = ledger.freeze(
+    run_id = "20260101T000000Z-killed"
+    plan = plans.freeze(
         out,
-        manifest.build(str(root)).table,
-        run_id="20260101T000000Z-killed",
+        [plans.write_part(out, run_id, 0, manifest.build(str(root)).table, rows=2)],
+        run_id=run_id,
         night="2026-01-01",
         bundle_id=bundle.load(system.bundle, weights=False).bundle_id,
-        rows=2,
     )
-    first, second = ledger.pending(out, plan)
+    first, second = (shard.name for shard in plans.pending(out, plan))
     ray_asd.score(str(root), system.bundle, out)
     published = Path(out) / "scores" / "night=2026-01-01" / "machine_type=fan"
     assert {file.stem for file in published.iterdir()} == {first, second}
@@ -56,13 +56,7 @@ def test_an_unfinished_run_of_another_bundle_is_not_mixed_with_this_one(
     system: System, tmp_path: Path
 ) -> None:
     out = str(tmp_path / "scores")
-    ledger.freeze(
-        out,
-        manifest.read(system.manifest),
-        run_id="r",
-        night="2026-01-01",
-        bundle_id="another",
-        rows=4,
-    )
+    parts = [plans.write_part(out, "r", 0, manifest.read(system.manifest), rows=4)]
+    plans.freeze(out, parts, run_id="r", night="2026-01-01", bundle_id="another")
     with pytest.raises(ray_asd.errors.BadInput, match="the run r with bundle another"):
         ray_asd.score(system.manifest, system.bundle, out)
