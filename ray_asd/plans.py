@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -57,15 +58,11 @@ class Plan:
             BadInput: a part cannot be read.
         """
         for part in self.parts:
-            first, start, name = 0, 0, None
-            for row, shard in enumerate(_names(part)):
-                if shard != name:
-                    if name is not None:
-                        yield Shard(name, part, start, row - start)
-                    name, start = shard, row
-                first = row + 1
-            if name is not None:
-                yield Shard(name, part, start, first - start)
+            first = 0
+            for name, run in groupby(_names(part)):
+                rows = sum(1 for _ in run)
+                yield Shard(name, part, first, rows)
+                first += rows
 
 
 def write_part(uri: str, run_id: str, number: int, recordings: pa.Table, rows: int) -> str:

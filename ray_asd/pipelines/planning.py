@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -22,7 +22,7 @@ import ray.data
 from ray_asd import console, ledger, planning, plans
 from ray_asd.archive import manifest, store
 from ray_asd.archive.listing import Listing
-from ray_asd.pipelines import reach
+from ray_asd.pipelines import reach, session
 from ray_asd.pipelines.index import tell
 from ray_asd.planning import Choice
 from ray_asd.plans import Plan
@@ -86,7 +86,9 @@ class Wanted:
             else:
                 yield _Large.of(self, found, out, digests, aside, run_job)
         finally:
-            store.remove_folder(aside)
+            # What stays, the next run removes.
+            with suppress(OSError):
+                store.remove_folder(aside)
 
     def _found(self, aside: str) -> pa.Table | str:
         """The source's rows, or, of a large one, a manifest of them."""
@@ -196,9 +198,14 @@ def in_this_process(step: Step, pieces: list[Piece], **shared: Any) -> Iterator[
 
 
 def over_ray(step: Step, pieces: list[Piece], **shared: Any) -> Iterator[Piece]:
-    """As a Ray Data job, a piece a task, on the Ray that is held; see :class:`RunJob`."""
+    """As a Ray Data job, a piece a task, on the Ray that is held; see :class:`RunJob`.
+
+    Raises:
+        RunFailed: other jobs hold the cores, and go on to.
+    """
     if not pieces:
         return
+    session.wait_for({"CPU": 1})
     # A block a piece, since a block is a task.
     dataset = ray.data.from_items(pieces, override_num_blocks=len(pieces))
     yield from dataset.map(step, fn_kwargs=shared).iter_rows()
