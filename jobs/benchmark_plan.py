@@ -80,6 +80,7 @@ def _planned(folder: str) -> dict[str, Any]:
             bundle_id="b",
             digests=_DIGESTS,
             hold_ray=hold_ray,
+            still_ours=lambda: None,
             shard_rows=block_rows,
         )
         frozen_s = time.monotonic() - began

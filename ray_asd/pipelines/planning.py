@@ -128,6 +128,7 @@ def freeze(
     bundle_id: str,
     digests: Mapping[tuple[str, str], str],
     hold_ray: Callable[[], None],
+    still_ours: Callable[[], None],
     shard_rows: Callable[[int], int],
 ) -> tuple[Plan, int]:
     """Freeze the plan of a new run.
@@ -139,6 +140,7 @@ def freeze(
         bundle_id: of that bundle.
         digests: as for :func:`ledger.without`.
         hold_ray: called before Ray is needed: not where a small archive has nothing to score.
+        still_ours: raises where the lease was lost.
         shard_rows: recordings in a shard, for how many there are to score.
 
     Returns:
@@ -146,6 +148,7 @@ def freeze(
 
     Raises:
         BadInput: a source that cannot be used, or that not all machines reach.
+        RunFailed: the lease was lost, or other jobs hold all cores.
     """
     plans.tidy(out)
     now = datetime.now(UTC)
@@ -166,6 +169,8 @@ def freeze(
             hold_ray()
             reach.everywhere(*places, todo.first)
         parts = todo.parts(run_id, shard_rows(todo.recordings))
+    # Whoever has it now has removed these parts.
+    still_ours()
     night = f"{now:%Y-%m-%d}"
     return plans.freeze(out, parts, run_id=run_id, night=night, bundle_id=bundle_id), skipped
 

@@ -92,6 +92,7 @@ def score(
             bundle_id=loaded.bundle_id,
             digests=loaded.digests,
             hold_ray=scoring.hold_ray,
+            still_ours=scoring.still_ours,
             shard_rows=lambda count: batch or block_rows(count, workers),
         )
         if not plan.parts and resumed is not None:

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import ray_asd
@@ -13,9 +14,20 @@ from tests.conftest import System
 pytestmark = pytest.mark.integration
 
 
+def in_one_file(plan: plans.Plan, folder: Path) -> None:
+    """Write a plan as earlier versions did: its only part is its header too."""
+    (part,) = plan.parts
+    about = {"run_id": plan.run_id, "night": plan.night, "bundle_id": plan.bundle_id}
+    table = pq.read_table(part).replace_schema_metadata(about)
+    pq.write_table(table, folder / f"{plan.run_id}.parquet")
+    shutil.rmtree(folder / plan.run_id)
+    (folder / f"{plan.run_id}.json").unlink()
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("version", ["this", "earlier"])
 def test_an_interrupted_run_is_finished_first_and_then_what_is_new(
-    system: System, small_fleet: Path, tmp_path: Path
+    system: System, small_fleet: Path, tmp_path: Path, version: str
 ) -> None:
     root, out = tmp_path / "an archive 100% ü", str(tmp_path / "scores")
     folder = root / "fan" / "test"
@@ -33,6 +45,8 @@ def test_an_interrupted_run_is_finished_first_and_then_what_is_new(
         bundle_id=bundle.load(system.bundle, weights=False).bundle_id,
     )
     first, second = (shard.name for shard in plans.pending(out, plan))
+    if version == "earlier":
+        in_one_file(plan, Path(out) / "ledger" / "plans")
     ray_asd.score(str(root), system.bundle, out)
     published = Path(out) / "scores" / "night=2026-01-01" / "machine_type=fan"
     assert {file.stem for file in published.iterdir()} == {first, second}

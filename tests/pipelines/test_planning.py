@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 
 from ray_asd import planning, plans, tables
 from ray_asd.archive import manifest, store
-from ray_asd.errors import BadInput
-from ray_asd.pipelines.planning import Piece, Step, Wanted, in_this_process, over_ray
+from ray_asd.errors import BadInput, RunFailed
+from ray_asd.pipelines import reach
+from ray_asd.pipelines.planning import Piece, Step, Wanted, freeze, in_this_process, over_ray
 from ray_asd.planning import Choice
 from tests.conftest import Bucket
 from tests.planned import commit
@@ -225,6 +227,33 @@ def test_a_ledger_in_a_bucket(tmp_path: Path, buckets: None, bucket: Bucket) -> 
     plans.tidy(bucket.uri("scores"))
     names = store.names(store.join(bucket.uri("scores"), "ledger", "plans"))
     assert names == ["r", "r.json"]
+
+
+def test_a_run_that_was_taken_over_while_it_planned_freezes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "everywhere", lambda *places: None)
+    source, out = str(tmp_path / "m.parquet"), str(tmp_path / "scores")
+    manifest.write(archive(), source)
+
+    def lost() -> None:
+        raise RunFailed("another run has taken over")
+
+    for still_ours in (lost, lambda: None):
+        with suppress(RunFailed):
+            freeze(
+                Wanted(source, "dcase", Choice(), limit=None, rescore=False),
+                out,
+                bundle=str(tmp_path),
+                bundle_id="b",
+                digests=DIGESTS,
+                hold_ray=lambda: None,
+                still_ours=still_ours,
+                shard_rows=lambda count: 4,
+            )
+        assert (plans.unfinished(out) is None) == (still_ours is lost)
+    # What the first one left is gone.
+    assert len(list((tmp_path / "scores" / "ledger" / "plans").iterdir())) == 2
 
 
 @pytest.mark.integration
