@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray.data
 
 from ray_asd import bundle as bundles
 from ray_asd import console, plans, scores
@@ -83,8 +84,12 @@ class Scoring:
         recipe, light = self.loaded.recipe, Pool.light()
         watched = in_flight.start(sum(shard.rows for shard in shards))
         pool = Pool.embedding(len(shards), self.workers)
+        # A block a shard. Of tables, Ray would start a task for each, only to look at it.
+        blocks = ray.data.from_items(
+            [shard._asdict() for shard in shards], override_num_blocks=len(shards)
+        )
         dataset = pool.stage(
-            [pa.Table.from_pylist([shard._asdict()]) for shard in shards],
+            blocks,
             EmbedShard,
             device=pool.device,
             retries=in_flight.RETRIES,
