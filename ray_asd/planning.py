@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -90,17 +91,17 @@ def set_recordings_aside(
         BadInput: not a manifest.
     """
     asked = 0
-    held: list[pa.Table] = []
-    with _Spread(store.join(place, "asked"), piece["number"], _ASKED, buckets) as spread:
+
+    def marked() -> Iterator[pa.Table]:
+        nonlocal asked
         for table in manifest.scan(source, piece["groups"]):
             wanted = choice.among(table)
             asked += pc.sum(wanted).as_py() or 0
-            held.append(table.append_column(_WANTED, wanted))
-            if sum(map(len, held)) >= MOST_ROWS:
-                spread.write(pa.concat_tables(held))
-                held = []
-        if held:
-            spread.write(pa.concat_tables(held))
+            yield table.append_column(_WANTED, wanted)
+
+    with _spread(store.join(place, "asked"), piece["number"], _ASKED, buckets) as write:
+        for table in _gathered(marked()):
+            write(table)
     return {"asked": asked}
 
 
@@ -117,17 +118,12 @@ def set_done_aside(piece: Mapping[str, Any], out: str, place: str, buckets: int)
         ``done``, how many rows are.
     """
     count = 0
-    held: list[pa.RecordBatch] = []
     done = ledger.done(out, piece["shards"])
-    with _Spread(store.join(place, "done"), piece["number"], _DONE, buckets) as spread:
-        for batch in () if done is None else done.to_batches():
-            count += len(batch)
-            held.append(batch)
-            if sum(map(len, held)) >= MOST_ROWS:
-                spread.write(pa.Table.from_batches(held))
-                held = []
-        if held:
-            spread.write(pa.Table.from_batches(held))
+    batches = () if done is None else done.to_batches()
+    with _spread(store.join(place, "done"), piece["number"], _DONE, buckets) as write:
+        for table in _gathered(pa.Table.from_batches([batch]) for batch in batches):
+            count += len(table)
+            write(table)
     return {"done": count}
 
 
@@ -226,33 +222,42 @@ def _opened(folder: str, schema: pa.Schema) -> pd.Dataset:
     return pd.dataset(path, filesystem=filesystem, format="parquet", schema=schema)
 
 
-class _Spread:
-    """Writes tables into a file so that each of its row groups holds rows of one bucket.
+def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of as many rows as are held at once, of many small ones."""
+    held: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        held.append(table)
+        count += len(table)
+        if count >= MOST_ROWS:
+            yield pa.concat_tables(held)
+            held, count = [], 0
+    if held:
+        yield pa.concat_tables(held)
+
+
+@contextmanager
+def _spread(
+    folder: str, number: int, schema: pa.Schema, buckets: int
+) -> Iterator[Callable[[pa.Table], None]]:
+    """Yields what writes rows into a file so that each of its row groups holds one bucket's.
 
     Its statistics then say which row groups hold a bucket, and a reader passes by the others.
     """
+    store.make_dir(folder)
+    with (
+        store.written_whole(store.join(folder, f"{number:05d}.parquet")) as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
 
-    def __init__(self, folder: str, number: int, schema: pa.Schema, buckets: int) -> None:
-        self._schema, self._buckets = schema, buckets
-        store.make_dir(folder)
-        self._whole = store.written_whole(store.join(folder, f"{number:05d}.parquet"))
+        def write(rows: pa.Table) -> None:
+            hashes = np.array([crc32(uri.encode()) for uri in rows["uri"].to_pylist()], np.int64)
+            mine = hashes % buckets
+            order = np.argsort(mine, kind="stable")
+            rows = rows.append_column(_BUCKET, pa.array(mine, _BUCKET.type)).take(pa.array(order))
+            ends = np.searchsorted(mine[order], np.arange(buckets + 1))
+            for first, last in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+                if first < last:
+                    writer.write_table(rows.slice(first, last - first).cast(schema))
 
-    def __enter__(self) -> _Spread:
-        file = self._whole.__enter__()
-        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._writer.close()
-        self._whole.__exit__(*error)
-
-    def write(self, rows: pa.Table) -> None:
-        """Write the rows, by the buckets of their uris."""
-        hashes = np.array([crc32(uri.encode()) for uri in rows["uri"].to_pylist()], np.int64)
-        mine = hashes % self._buckets
-        order = np.argsort(mine, kind="stable")
-        rows = rows.append_column(_BUCKET, pa.array(mine, _BUCKET.type)).take(pa.array(order))
-        ends = np.searchsorted(mine[order], np.arange(self._buckets + 1))
-        for first, last in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
-            if first < last:
-                self._writer.write_table(rows.slice(first, last - first).cast(self._schema))
+        yield write

@@ -99,9 +99,13 @@ class Wanted:
         listing = Listing(self.source, self.layout)
         tables = listing.tables()
         held: list[pa.Table] = []
-        while sum(map(len, held)) <= planning.MOST_ROWS and (more := list(islice(tables, 1))):
-            held += more
-        if sum(map(len, held)) > planning.MOST_ROWS:
+        count = 0
+        for table in tables:
+            held.append(table)
+            count += len(table)
+            if count > planning.MOST_ROWS:
+                break
+        if count > planning.MOST_ROWS:
             store.make_dir(aside)
             found = store.join(aside, "listing.parquet")
             manifest.write(chain(_emptied(held), tables), found)
