@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import benchmark_device
 import benchmark_memory
+import benchmark_plan
 import benchmark_score
 import benchmark_train
 import faiss
@@ -42,6 +43,7 @@ app.command("train")(benchmark_train.train)
 app.command("score")(benchmark_score.score)
 app.command("device")(benchmark_device.device)
 app.command("memory")(benchmark_memory.memory)
+app.command("plan")(benchmark_plan.plan)
 
 
 @app.callback()

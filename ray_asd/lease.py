@@ -17,17 +17,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-from obstore.store import GCSStore, ObjectStore, S3Store
+from obstore.store import ObjectStore
 
 from ray_asd import console
-from ray_asd.archive import store
+from ray_asd.archive import buckets, store
 from ray_asd.errors import RunFailed
 
 _BEAT_S = 5.0
@@ -291,24 +289,6 @@ def _place(uri: str) -> _Place | None:
     filesystem, path = store.resolve(uri)
     if filesystem.type_name == "local":
         return _OnDisk(path)
-    address = urlsplit(uri)
-    options = {key: values[-1] for key, values in parse_qs(address.query).items()}
-    if address.scheme == "s3":
-        return _InBucket(_s3(address.netloc, options), unquote(address.path).lstrip("/"))
-    if address.scheme in ("gs", "gcs"):
-        return _InBucket(GCSStore(address.netloc), unquote(address.path).lstrip("/"))
-    return None
-
-
-def _s3(bucket: str, options: dict[str, str]) -> S3Store:
-    """The bucket as ``pyarrow.fs`` reads its URI's options."""
     # A beat that the store refuses must be given up before the lease expires.
-    retries = {"retry_timeout": timedelta(seconds=_EXPIRES_S / 2)}
-    settings: dict[str, Any] = {"retry_config": retries}
-    scheme = options.get("scheme", "https")
-    if endpoint := options.get("endpoint_override"):
-        settings["endpoint"] = endpoint if "://" in endpoint else f"{scheme}://{endpoint}"
-        settings["client_options"] = {"allow_http": settings["endpoint"].startswith("http://")}
-    if region := options.get("region"):
-        settings["region"] = region
-    return S3Store(bucket, **settings)
+    opened = buckets.opened(uri, filesystem, patience_s=_EXPIRES_S / 2)
+    return None if opened is None else _InBucket(*opened)

@@ -102,6 +102,21 @@ def test_a_job_has_its_verbs_options(
     assert [option for option in options if option not in shown] == []
 
 
+def test_a_plan_is_measured_as_score_makes_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ray_asd.archive import manifest
+
+    monkeypatch.syspath_prepend(str(ROOT / "jobs"))
+    benchmark = importlib.import_module("benchmark_plan")
+    manifest.write(benchmark._tables(0, 130), str(tmp_path / "manifest.parquet"))
+    benchmark._commit(tmp_path / "scores", 130)
+    # Nothing is left: no Ray is started.
+    found = benchmark._planned(str(tmp_path))
+    assert (found["skipped"], found["planned"], found["of_which_starting_ray"]) == (130, 0, 0.0)
+    assert found["driver_peak_mb"] >= found["driver_before_mb"] > 10
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_a_job_states_a_submit_line_that_works(name: str) -> None:
     text = ast.get_docstring(ast.parse((ROOT / "jobs" / f"{name}.py").read_text())) or ""

@@ -11,6 +11,7 @@ import csv
 import io
 import posixpath
 import re
+from collections.abc import Iterator
 
 from ray_asd.archive import store
 from ray_asd.archive.layout import Named
@@ -18,15 +19,19 @@ from ray_asd.errors import BadInput
 
 _NAME = re.compile(r"attributes_\d+\.csv", re.IGNORECASE)
 _NONE = ("", "noAttribute")
-_Key = tuple[str, str, str]  # machine folder, split, name without extension
+_Clip = tuple[str, str]  # split, name without extension
 
 
 class AttributeTables:
-    """All attribute tables of an archive, and where they differ from the names."""
+    """The attribute tables that a walk over an archive meets, and where they differ from names.
+
+    A walk meets a folder's own files before its folders': the tables of a machine before its
+    clips. So those of folders that it has left are forgotten.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[_Key, tuple[str, dict[str, str]]] = {}
-        self._differing: dict[str, list[str]] = {}
+        self._known: dict[str, dict[_Clip, tuple[str, dict[str, str]]]] = {}
+        self._differing: dict[str, tuple[int, str]] = {}
 
     @staticmethod
     def recognizes(entry: store.Entry) -> bool:
@@ -40,29 +45,39 @@ class AttributeTables:
             BadInput: it is malformed; names the file and the line.
         """
         folder = posixpath.dirname(entry.relative)
+        above = {folder, *_above(folder)}
+        self._known = {name: known for name, known in self._known.items() if name in above}
+        known = self._known.setdefault(folder, {})
         for file_name, attributes in _rows(entry.uri):
-            split, stem = _clip(file_name)
-            self._known[folder, split, stem] = entry.relative, attributes
+            known[_clip(file_name)] = entry.relative, attributes
 
     def attributes(self, entry: store.Entry, named: Named) -> dict[str, str]:
         """The clip's attributes: the table's where it lists the clip, or else the name's."""
-        split, stem = _clip(entry.relative)
         folder = posixpath.dirname(posixpath.dirname(entry.relative))
-        if (folder, split, stem) not in self._known:
+        found = self._known.get(folder, {}).get(_clip(entry.relative))
+        if found is None:
             return named.attributes
-        table, attributes = self._known[folder, split, stem]
+        table, attributes = found
         # A name that carries none (an unlabelled clip) contradicts nothing.
         if named.attributes and named.attributes != attributes:
-            self._differing.setdefault(table, []).append(entry.relative)
+            count, first = self._differing.get(table, (0, entry.relative))
+            self._differing[table] = count + 1, first
         return attributes
 
     def notes(self) -> list[str]:
         """One line for each table that differs from the names seen by :meth:`attributes`."""
         return [
-            f"{table}: differs from the attributes in the names of {len(clips)} recordings "
-            f"(the first: {clips[0]}); the table's are used"
-            for table, clips in self._differing.items()
+            f"{table}: differs from the attributes in the names of {count} recordings "
+            f"(the first: {first}); the table's are used"
+            for table, (count, first) in self._differing.items()
         ]
+
+
+def _above(folder: str) -> Iterator[str]:
+    """The folders above ``folder``, to the one that the walk began in."""
+    while folder:
+        folder = posixpath.dirname(folder)
+        yield folder
 
 
 def _rows(uri: str) -> list[tuple[str, dict[str, str]]]:
@@ -94,6 +109,6 @@ def _rows(uri: str) -> list[tuple[str, dict[str, str]]]:
     return rows
 
 
-def _clip(file_name: str) -> tuple[str, str]:
+def _clip(file_name: str) -> _Clip:
     folder, base = posixpath.split(file_name.replace("\\", "/"))
     return posixpath.basename(folder), posixpath.splitext(base)[0]

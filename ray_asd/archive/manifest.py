@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +15,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ray_asd.archive import store
-from ray_asd.archive.attributes import AttributeTables
-from ray_asd.archive.layout import DcaseLayout, Named, layout_of
+from ray_asd.archive.listing import Listing
 from ray_asd.errors import BadInput
 from ray_asd.tables import DOMAINS, LABELS, RECORDINGS, SPLITS, validate
 
-AUDIO = (".wav", ".flac")
+_HINT = "make a manifest with `ray-asd index`"
+_WORDS = {"domain": DOMAINS, "split": SPLITS, "label": LABELS}
+
+# Rows written and read at once, and bytes of a column.
+_ROW_GROUP = 100_000
+_BATCH = 20_000
+_BUFFER_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -36,42 +43,32 @@ class Index:
 def build(root: str, layout: str = "dcase") -> Index:
     """List the folder or bucket ``root`` and read every recording's name.
 
-    In the DCASE layout, the ``attributes_NN.csv`` beside the train and test folders are read
-    too, and win over the names.
+    All rows are held at once; :class:`ray_asd.archive.listing.Listing` gives them as they come.
 
     Raises:
         BadInput: no such folder, no audio in it, no name that fits, a malformed csv or template.
     """
-    naming = layout_of(layout)
-    csvs = AttributeTables()
-    rows: list[tuple[store.Entry, Named]] = []
-    skipped: list[str] = []
-    base = store.resolve(root)[1]
-    for entry in store.list_files(root):
-        if isinstance(naming, DcaseLayout) and csvs.recognizes(entry):
-            csvs.add(entry)
-        elif entry.relative.lower().endswith(AUDIO):
-            named = naming.parse(entry.relative, base)
-            if named is None:
-                skipped.append(entry.relative)
-            else:
-                rows.append((entry, named))
-    if not rows:
-        raise BadInput(_nothing(root, layout, skipped))
-    attributes = [csvs.attributes(entry, named) for entry, named in rows]
-    return Index(_table(rows, attributes), skipped, csvs.notes())
+    listing = Listing(root, layout)
+    table = pa.concat_tables(listing.tables())
+    return Index(table, listing.skipped, listing.notes())
 
 
-def write(table: pa.Table, path: str) -> None:
-    """Write a manifest as Parquet, whole or not at all.
+def write(rows: pa.Table | Iterable[pa.Table], path: str) -> None:
+    """Write a manifest as Parquet, whole or not at all; of several tables, one after the other.
 
     Raises:
         BadInput: the file cannot be written.
     """
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
+    some = [rows] if isinstance(rows, pa.Table) else rows
     try:
-        store.write_atomic(path, buffer.getvalue().to_pybytes())
+        with (
+            store.written_whole(path) as file,
+            pq.ParquetWriter(file, RECORDINGS, compression="zstd") as writer,
+        ):
+            for table in _apart(some):
+                writer.write_table(table.cast(RECORDINGS), row_group_size=_ROW_GROUP)
+    except _NoRows as error:
+        raise error.why from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be written: {error.strerror or error}") from None
 
@@ -82,32 +79,98 @@ def read(path: str) -> pa.Table:
     Raises:
         BadInput: no such file, not Parquet, or not a manifest.
     """
-    hint = "make a manifest with `ray-asd index`"
+    table = pa.concat_tables([RECORDINGS.empty_table(), *scan(path)])
+    refuse_doubled(path, len(table) - pc.count_distinct(table["uri"]).as_py(), len(table))
+    return table
+
+
+def row_groups(path: str) -> list[int]:
+    """How many rows each row group of a manifest has.
+
+    Raises:
+        BadInput: no such file, not Parquet, or not a manifest.
+    """
+    with _opened(path) as file:
+        about = file.metadata
+        return [about.row_group(n).num_rows for n in range(about.num_row_groups)]
+
+
+def scan(path: str, groups: Sequence[int] | None = None) -> Iterator[pa.Table]:
+    """A manifest's rows as they are read, some at a time, or those of some of its row groups.
+
+    That no uri stands in it twice is not checked.
+
+    Raises:
+        BadInput: no such file, not Parquet, or not a manifest.
+    """
+    with _opened(path) as file:
+        chosen = range(file.metadata.num_row_groups) if groups is None else groups
+        for batch in file.iter_batches(_BATCH, list(chosen), columns=RECORDINGS.names):
+            try:
+                table = pa.table(batch).select(RECORDINGS.names).cast(RECORDINGS)
+            except (pa.ArrowException, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise BadInput(f"{path}: not a manifest: {reason}; {_HINT}") from None
+            if any(_strange(table, column) for column in _WORDS):
+                _refuse_strange(path, file)
+            yield table
+
+
+def refuse_doubled(path: str, doubled: int, rows: int) -> None:
+    """Refuse a manifest of whose rows some name a uri again.
+
+    Raises:
+        BadInput: ``doubled`` is not 0.
+    """
+    if doubled:
+        raise BadInput(f"{path}: {doubled} of its {rows} rows name a uri again; {_HINT}")
+
+
+class _NoRows(Exception):
+    def __init__(self, why: OSError) -> None:
+        self.why = why
+
+
+def _apart(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The tables; an error that comes with them is not one of the file that they are written to."""
+    try:
+        yield from tables
+    except OSError as error:
+        raise _NoRows(error) from None
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[pq.ParquetFile]:
+    """The file, whose schema is a manifest's; what cannot be read of it is :class:`BadInput`."""
     filesystem, place = store.resolve(path)
     if store.stat(path) is None:
-        raise BadInput(f"{path}: there is no such file or folder; {hint}")
+        raise BadInput(f"{path}: there is no such file or folder; {_HINT}")
     try:
-        found = pq.read_table(place, filesystem=filesystem, partitioning=None)
+        with (
+            filesystem.open_input_file(place) as source,
+            pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file,
+        ):
+            try:
+                validate(file.schema_arrow, RECORDINGS, path)
+            except BadInput as error:
+                raise BadInput(f"{error}; {_HINT}") from None
+            yield file
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise BadInput(f"{path}: cannot be read as Parquet ({reason}); {hint}") from None
-    try:
-        validate(found.schema, RECORDINGS, path)
-        table = found.select(RECORDINGS.names).cast(RECORDINGS)
-    except BadInput as error:
-        raise BadInput(f"{error}; {hint}") from None
-    except (pa.ArrowException, ValueError) as error:
-        raise BadInput(f"{path}: not a manifest: {str(error).splitlines()[0]}; {hint}") from None
-    for column, allowed in (("domain", DOMAINS), ("split", SPLITS), ("label", LABELS)):
-        strange = set(pc.unique(table[column]).to_pylist()) - set(allowed)
-        if strange:
-            raise BadInput(
-                f"{path}: {column} {min(strange)!r} is none of {', '.join(allowed)}; {hint}"
-            )
-    doubled = len(table) - pc.count_distinct(table["uri"]).as_py()
-    if doubled:
-        raise BadInput(f"{path}: {doubled} of its {len(table)} rows name a uri again; {hint}")
-    return table
+        raise BadInput(f"{path}: cannot be read as Parquet ({reason}); {_HINT}") from None
+
+
+def _strange(table: pa.Table, column: str) -> set[str]:
+    return set(pc.unique(table[column]).to_pylist()) - set(_WORDS[column])
+
+
+def _refuse_strange(path: str, file: pq.ParquetFile) -> NoReturn:
+    """Name the word that all rows together would name, wherever the reading has come to."""
+    words = file.read(columns=list(_WORDS))
+    column = next(column for column in _WORDS if _strange(words, column))
+    allowed = ", ".join(_WORDS[column])
+    word = min(_strange(words, column))
+    raise BadInput(f"{path}: {column} {word!r} is none of {allowed}; {_HINT}")
 
 
 def training(table: pa.Table) -> pa.Table:
@@ -173,31 +236,3 @@ def _keys(table: pa.Table) -> _Keys:
 def _normal_training(table: pa.Table) -> npt.NDArray[np.bool_]:
     mask = pc.and_(pc.equal(table["split"], "train"), pc.not_equal(table["label"], "anomaly"))
     return np.asarray(mask, dtype=np.bool_)
-
-
-def _table(rows: list[tuple[store.Entry, Named]], attributes: list[dict[str, str]]) -> pa.Table:
-    columns = {
-        "uri": [entry.uri for entry, _ in rows],
-        "bytes": [entry.bytes for entry, _ in rows],
-        "modified_ns": [entry.modified_ns for entry, _ in rows],
-        "fingerprint": [entry.fingerprint for entry, _ in rows],
-        "machine_type": [named.machine_type for _, named in rows],
-        "section": [named.section for _, named in rows],
-        "domain": [named.domain for _, named in rows],
-        "split": [named.split for _, named in rows],
-        "label": [named.label for _, named in rows],
-        "attributes": [list(found.items()) for found in attributes],
-        "recorded_at": [named.recorded_at for _, named in rows],
-        "fields": [list(named.fields.items()) for _, named in rows],
-    }
-    return pa.table(columns, schema=RECORDINGS)
-
-
-def _nothing(root: str, layout: str, skipped: list[str]) -> str:
-    if not skipped:
-        return f"{root}: there is no .wav or .flac file in it; give the folder of the recordings"
-    return (
-        f"{root}: none of its {len(skipped)} recordings is named as the layout {layout} says "
-        f"(the first: {skipped[0]}); name the layout with --layout, such as "
-        "'{machine_type}/{file}'"
-    )

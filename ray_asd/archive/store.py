@@ -10,19 +10,25 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+import obstore
+from obstore.exceptions import BaseError
 from pyarrow import fs
 
+from ray_asd.archive import buckets, walk
 from ray_asd.errors import BadInput
 
 # Of a call that a bucket refuses: half a minute in all.
 _ATTEMPTS = 7
+_PATIENCE_S = 30.0
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -120,8 +126,8 @@ def read_bytes(uri: str) -> bytes:
 def list_files(uri: str) -> Iterator[Entry]:
     """Every file under the folder ``uri``: a folder's own files by name, then its folders'.
 
-    One folder is listed at a time, so that the first files come at once and memory holds a
-    folder, not the archive. Hidden files and folders (a leading dot) are left out.
+    Hidden files and folders (a leading dot) are left out. Memory holds one folder's names at
+    most: see :mod:`ray_asd.archive.walk`.
 
     Raises:
         BadInput: there is no such folder, or it may not be read.
@@ -133,7 +139,15 @@ def list_files(uri: str) -> Iterator[Entry]:
     if kind == fs.FileType.File:
         raise BadInput(f"{uri}: is a file, not a folder; give the folder that holds it")
     root = uri if _SCHEME.match(uri) else path
-    return _walk(filesystem, path, root, "")
+    found = _walk(filesystem, path, uri)
+    return (Entry(join(root, *f.relative.split("/")), *f) for f in found)
+
+
+def names(uri: str) -> list[str]:
+    """What lies in the folder ``uri`` itself, files and folders; nothing where it is not there."""
+    filesystem, path = resolve(uri)
+    listing = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in listing)
 
 
 def write_atomic(uri: str, data: bytes) -> None:
@@ -148,15 +162,11 @@ def write_atomic(uri: str, data: bytes) -> None:
         with filesystem.open_output_stream(path) as stream:
             stream.write(data)
         return
-    folder, base = os.path.split(path)
-    # Names have a limit of 255 bytes; the temporary one must not be what breaks it.
-    temporary = os.path.join(folder, f".{base[:32]}.{uuid.uuid4().hex}")
+    temporary = _beside(os.path.dirname(path), path)
     try:
         with open(temporary, "xb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _put_in_place(temporary, path)
     except BaseException as error:
         with suppress(FileNotFoundError):
             os.remove(temporary)
@@ -164,7 +174,38 @@ def write_atomic(uri: str, data: bytes) -> None:
             # One of a write names no file.
             error.filename = path
         raise
-    _sync(folder)
+
+
+@contextmanager
+def written_whole(uri: str) -> Iterator[str]:
+    """Yields the path of a local file to write; when the block is done, it is the file ``uri``.
+
+    A reader finds the old file or the whole new one, and the old one where the block raises. What
+    is written is never held in memory.
+
+    Raises:
+        OSError: it cannot be written; what stood there before still does.
+    """
+    filesystem, path = resolve(uri)
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    folder = os.path.dirname(path) if local else tempfile.gettempdir()
+    temporary = _beside(folder, path)
+    try:
+        # Made here, so that a folder that is not there is told by name.
+        with open(temporary, "xb"):
+            pass
+        yield temporary
+        if local:
+            _put_in_place(temporary, path)
+        else:
+            _upload(temporary, uri, filesystem, path)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            error.filename = path
+        raise
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(temporary)
 
 
 def size(uri: str) -> int:
@@ -191,37 +232,30 @@ def remove(uri: str) -> None:
         filesystem.delete_file(path)
 
 
+def remove_folder(uri: str) -> None:
+    """Remove the folder ``uri`` and all that is in it, if it is there."""
+    filesystem, path = resolve(uri)
+    if filesystem.get_file_info(path).type == fs.FileType.Directory:
+        filesystem.delete_dir(path)
+
+
 def make_dir(uri: str) -> None:
     """Make the folder ``uri`` and those above it; one that stands already is left alone."""
     filesystem, path = resolve(uri)
     filesystem.create_dir(path, recursive=True)
 
 
-def _walk(filesystem: fs.FileSystem, path: str, root: str, relative: str) -> Iterator[Entry]:
-    try:
-        listing = filesystem.get_file_info(fs.FileSelector(path))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be listed: {error}; check its permissions") from None
-    seen = sorted((i for i in listing if not i.base_name.startswith(".")), key=_base_name)
-    for info in seen:
-        if info.type == fs.FileType.File:
-            below = f"{relative}{info.base_name}"
-            yield Entry(join(root, *below.split("/")), below, info.size, info.mtime_ns or 0)
-    for info in seen:
-        if info.type == fs.FileType.Directory and not _loops(filesystem, path, info.path):
-            yield from _walk(filesystem, info.path, root, f"{relative}{info.base_name}/")
-
-
-def _base_name(info: fs.FileInfo) -> str:
-    return str(info.base_name)
-
-
-def _loops(filesystem: fs.FileSystem, folder: str, below: str) -> bool:
-    """Whether a link in ``folder`` leads back to it or to a folder above it."""
-    if not isinstance(filesystem, fs.LocalFileSystem) or not os.path.islink(below):
-        return False
-    here, there = os.path.realpath(folder), os.path.realpath(below)
-    return os.path.commonpath([here, there]) == there
+def _walk(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[walk.Found]:
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return walk.on_disk(path)
+    # Of other stores the two clients tell different times; S3's "directory buckets" do not list
+    # names in their order.
+    bucket, _, key = path.partition("/")
+    if isinstance(filesystem, fs.S3FileSystem) and not bucket.endswith("--x-s3"):
+        opened = buckets.opened(uri, filesystem, _PATIENCE_S)
+        if opened is not None:
+            return walk.in_bucket(opened[0], key, filesystem, path)
+    return walk.by_folder(filesystem, path)
 
 
 def _split(uri: str) -> tuple[str, str, str]:
@@ -255,6 +289,34 @@ def _patient(filesystem: fs.S3FileSystem) -> fs.S3FileSystem:
 @lru_cache(maxsize=1)
 def _local() -> fs.LocalFileSystem:
     return fs.LocalFileSystem()
+
+
+def _beside(folder: str, path: str) -> str:
+    # Names have a limit of 255 bytes; the temporary one must not be what breaks it.
+    return os.path.join(folder, f".{os.path.basename(path)[:32]}.{uuid.uuid4().hex}")
+
+
+def _put_in_place(temporary: str, path: str) -> None:
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(temporary, path)
+    _sync(os.path.dirname(path))
+
+
+def _upload(file: str, uri: str, filesystem: fs.FileSystem, path: str) -> None:
+    """Put a local file into a bucket: in parts where it is large, completed by the last call."""
+    opened = buckets.opened(uri, filesystem, _PATIENCE_S)
+    if opened is None:
+        fs.copy_files(file, path, fs.LocalFileSystem(), filesystem)
+        return
+    bucket, _ = opened
+    try:
+        obstore.put(bucket, path.partition("/")[2], Path(file))
+    except BaseError as error:
+        raise OSError(str(error).strip().splitlines()[0]) from error
 
 
 def _sync(folder: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_asd import plans
 from ray_asd.bundle import Weights
 from ray_asd.errors import Reason
 from ray_asd.frontend import (
@@ -28,6 +29,7 @@ from ray_asd.pipelines import columns, plan, stage_metrics
 from ray_asd.pipelines.columns import SPENT
 from ray_asd.pipelines.in_flight import Guard
 from ray_asd.pipelines.stage_metrics import Stopwatch
+from ray_asd.plans import Shard
 from ray_asd.recipe import FrontEnd, Recipe
 from ray_asd.upstream import Encoder
 
@@ -185,6 +187,15 @@ class Embed:
             "detail": clip.detail,
             "may_pass": clip.may_pass,
         }
+
+
+class EmbedShard(Embed):
+    """The same, over a plan's shards: a block comes as one row that says where they stand."""
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        """``shard`` is one :class:`ray_asd.plans.Shard`."""
+        (where,) = shard.to_pylist()
+        return super().__call__(plans.recordings(Shard(**where)))
 
 
 def over(

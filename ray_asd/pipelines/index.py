@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
+
+import pyarrow as pa
 
 from ray_asd import console
 from ray_asd.archive import manifest
+from ray_asd.archive.listing import Listing
 
 
 def index(root: str, out: str, *, layout: str = "dcase") -> dict[str, Any]:
@@ -29,28 +33,29 @@ def index(root: str, out: str, *, layout: str = "dcase") -> dict[str, Any]:
     >>> index("plant", "manifest.parquet")["machines"]
     {'fan': {'train': 1}}
     """
-    found = listing(root, layout)
-    manifest.write(found.table, out)
+    listing = Listing(root, layout)
     machines: dict[str, Counter[str]] = {}
-    columns = (found.table[name].to_pylist() for name in ("machine_type", "split"))
-    for machine_type, split in zip(*columns, strict=True):
-        machines.setdefault(machine_type, Counter())[split] += 1
+    manifest.write(_counted(listing, machines), out)
+    tell(listing, root, layout)
     return {
         "manifest": out,
-        "recordings": found.table.num_rows,
+        "recordings": sum(by.total() for by in machines.values()),
         "machines": {name: dict(sorted(by.items())) for name, by in sorted(machines.items())},
-        "left_out": found.skipped,
+        "left_out": listing.skipped,
     }
 
 
-def listing(root: str, layout: str) -> manifest.Index:
-    """What the archive holds; what a person should know of it is said.
-
-    Raises:
-        BadInput: as :func:`index`.
-    """
-    found = manifest.build(root, layout)
-    for line in found.notes:
+def tell(listing: Listing, root: str, layout: str) -> None:
+    """Say what a person should know of an archive that was walked."""
+    for line in listing.notes():
         console.warn(line)
-    console.warn_some(f"{root}: the name does not fit the layout {layout}", found.skipped)
-    return found
+    console.warn_some(f"{root}: the name does not fit the layout {layout}", listing.skipped)
+
+
+def _counted(listing: Listing, machines: dict[str, Counter[str]]) -> Iterator[pa.Table]:
+    """The listing's rows as they come, counted by machine type and split."""
+    for table in listing.tables():
+        columns = (table[name].to_pylist() for name in ("machine_type", "split"))
+        for machine_type, split in zip(*columns, strict=True):
+            machines.setdefault(machine_type, Counter())[split] += 1
+        yield table

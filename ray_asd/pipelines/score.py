@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from ray_asd import bundle as bundles
-from ray_asd import console, lease, ledger, scores, tables
-from ray_asd.archive import manifest, store
+from ray_asd import console, lease, plans, scores, tables
+from ray_asd.archive import store
 from ray_asd.bundle import Bundle
 from ray_asd.errors import BadInput
-from ray_asd.pipelines import in_flight, reach, session
-from ray_asd.pipelines.index import listing
+from ray_asd.pipelines import in_flight, planning, session
 from ray_asd.pipelines.plan import block_rows
+from ray_asd.pipelines.planning import Wanted
 from ray_asd.pipelines.score_run import Scoring
+from ray_asd.planning import Choice
 
 
 def score(
@@ -73,7 +70,8 @@ def score(
     out = store.absolute(out)
     if store.exists(out) and not store.is_folder(out):
         raise BadInput(f"{out}: is a file; name a folder for the scores table")
-    wanted = _Wanted(source, layout, split, since, limit, rescore)
+    choice = Choice(split, None if since is None else _moment(since))
+    wanted = Wanted(source, layout, choice, limit, rescore)
     if dry_run:
         return _dry_run(wanted, loaded, out)
     with ExitStack() as held:
@@ -87,31 +85,25 @@ def score(
             hold_ray=held.enter_context(session.lazily(address)),
         )
         resumed = _resume(scoring)
-        todo, skipped = wanted.recordings(loaded, out)
-        if skipped:
-            console.say(f"score: {skipped} recordings are in {out} already")
-        if not todo.num_rows and resumed is not None:
-            return {**resumed, "skipped": skipped}
-        if todo.num_rows:
-            # Before the plan is frozen: it would be finished first, whatever is asked for next.
-            scoring.hold_ray()
-            reach.everywhere(scoring.bundle, store.join(out, "ledger"), todo["uri"][0].as_py())
-        now = datetime.now(UTC)
-        plan = ledger.freeze(
+        plan, skipped = planning.freeze(
+            wanted,
             out,
-            todo,
-            run_id=f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}",
-            night=f"{now:%Y-%m-%d}",
+            bundle=scoring.bundle,
             bundle_id=loaded.bundle_id,
-            rows=batch or block_rows(todo.num_rows, workers),
+            digests=loaded.digests,
+            hold_ray=scoring.hold_ray,
+            still_ours=scoring.still_ours,
+            shard_rows=lambda count: batch or block_rows(count, workers),
         )
+        if not plan.parts and resumed is not None:
+            return {**resumed, "skipped": skipped}
         run = scoring.run(plan, skipped=skipped)
     return run if resumed is None else {**run, "resumed": resumed}
 
 
 def _resume(scoring: Scoring) -> dict[str, Any] | None:
     """Finish the run that was broken off, if there is one."""
-    left = ledger.unfinished(scoring.out)
+    left = plans.unfinished(scoring.out)
     if left is None:
         return None
     if left.bundle_id != scoring.loaded.bundle_id:
@@ -123,54 +115,23 @@ def _resume(scoring: Scoring) -> dict[str, Any] | None:
     return scoring.run(left, skipped=0)
 
 
-def _dry_run(wanted: _Wanted, loaded: Bundle, out: str) -> dict[str, Any]:
+def _dry_run(wanted: Wanted, loaded: Bundle, out: str) -> dict[str, Any]:
     """What a run would do, and how long it would take at the last run's speed."""
-    todo, skipped = wanted.recordings(loaded, out)
-    left = ledger.unfinished(out)
-    resumed = 0 if left is None else sum(t.num_rows for t in ledger.pending(out, left).values())
+    with TemporaryDirectory(prefix="ray-asd-") as place:
+        aside = store.join(place, "aside")
+        with wanted.todo(out, loaded.digests, aside, planning.in_this_process) as todo:
+            count, skipped, sums = todo.recordings, todo.skipped, todo.sums()
+    left = plans.unfinished(out)
+    resumed = 0 if left is None else sum(shard.rows for shard in plans.pending(out, left))
     last = scores.last_run(out)
     rate = last["scored"] / last["seconds"] if last and last["scored"] and last["seconds"] else None
-    machines = todo["machine_type"].value_counts().to_pylist()
     return {
-        "recordings": todo.num_rows,
+        "recordings": count,
         "skipped": skipped,
         "unfinished": resumed,
-        "bytes": pc.sum(todo["bytes"]).as_py() or 0,
-        "machines": {row["values"]: row["counts"] for row in machines},
-        "seconds": None if rate is None else round((todo.num_rows + resumed) / rate, 1),
+        **sums,
+        "seconds": None if rate is None else round((count + resumed) / rate, 1),
     }
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """Which recordings a call asks for."""
-
-    source: str
-    layout: str
-    split: str | None
-    since: str | None
-    limit: int | None
-    rescore: bool
-
-    def recordings(self, loaded: Bundle, out: str) -> tuple[pa.Table, int]:
-        """Those that are to be scored, and how many are skipped since they are scored already."""
-        since = None if self.since is None else _moment(self.since)
-        if store.is_folder(self.source):
-            found = listing(self.source, self.layout).table
-        else:
-            found = manifest.read(self.source)
-        if self.split is not None:
-            found = found.filter(pc.equal(found["split"], self.split))
-        if since is not None:
-            # In microseconds: a table of nanoseconds ends in the year 2262.
-            changed = pc.divide(found["modified_ns"], 1000).cast(pa.timestamp("us", "UTC"))
-            when = pc.coalesce(found["recorded_at"].cast(changed.type), changed)
-            found = found.filter(pc.greater_equal(when, pa.scalar(since, changed.type)))
-        todo = found if self.rescore else ledger.without_done(out, found, loaded.digests)
-        skipped = found.num_rows - todo.num_rows
-        if self.limit is not None:
-            todo = todo.sort_by("uri").slice(0, self.limit)
-        return todo, skipped
 
 
 def _moment(text: str) -> datetime:

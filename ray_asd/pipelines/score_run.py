@@ -16,17 +16,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray.data
 
 from ray_asd import bundle as bundles
-from ray_asd import console, ledger, scores
+from ray_asd import console, plans, scores
 from ray_asd.bundle import Bundle
 from ray_asd.errors import RunFailed
-from ray_asd.ledger import Plan
 from ray_asd.pipelines import in_flight, session
 from ray_asd.pipelines.columns import SPENT
-from ray_asd.pipelines.embed import Embed
+from ray_asd.pipelines.embed import EmbedShard
 from ray_asd.pipelines.plan import Pool
 from ray_asd.pipelines.stages import Detect, Reduce
+from ray_asd.plans import Plan, Shard
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Scoring:
         """
         started = time.monotonic()
         outcome = _Outcome()
-        shards = list(ledger.pending(self.out, plan).values())
-        recordings = sum(shard.num_rows for shard in shards)
+        shards = plans.pending(self.out, plan)
+        recordings = sum(shard.rows for shard in shards)
         if shards:
             self.hold_ray()
             self._consume(self._stream(plan, shards), recordings, outcome)
@@ -73,19 +74,23 @@ class Scoring:
                 **{name: version(name) for name in ("ray-asd", "ray", "torch")},
             },
         }
-        if plan.recordings.num_rows:
+        if plan.parts:
             scores.write_run(self.out, run)
-            ledger.finish(self.out, plan)
+            plans.finish(self.out, plan)
         return run
 
-    def _stream(self, plan: Plan, shards: list[pa.Table]) -> Any:
+    def _stream(self, plan: Plan, shards: list[Shard]) -> Any:
         """The Ray Data stream over shards, a block each; its rows are those of :class:`Reduce`."""
         recipe, light = self.loaded.recipe, Pool.light()
-        watched = in_flight.start(sum(shard.num_rows for shard in shards))
+        watched = in_flight.start(sum(shard.rows for shard in shards))
         pool = Pool.embedding(len(shards), self.workers)
+        # A block a shard. Of tables, Ray would start a task for each, only to look at it.
+        blocks = ray.data.from_items(
+            [shard._asdict() for shard in shards], override_num_blocks=len(shards)
+        )
         dataset = pool.stage(
-            shards,
-            Embed,
+            blocks,
+            EmbedShard,
             device=pool.device,
             retries=in_flight.RETRIES,
             guard=in_flight.Guard(watched, self.patience_s),

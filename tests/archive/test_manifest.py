@@ -1,4 +1,6 @@
+from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 
 import numpy as np
 import pyarrow as pa
@@ -7,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_asd.archive import build, held_out, read, training, write
+from ray_asd.archive import build, held_out, listing, manifest, read, store, training, write
 from ray_asd.archive.manifest import in_hash_order
 from ray_asd.errors import BadInput
 from ray_asd.tables import RECORDINGS
+from tests.conftest import Bucket
 
 TRAIN = "fan/train/section_00_source_train_normal_0001_m-n_X.wav"
 OTHER = "fan/train/section_00_source_train_normal_0002_m-n_X.FLAC"
@@ -124,6 +127,79 @@ def test_what_is_no_manifest_is_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in line
     with pytest.raises(BadInput, match="cannot be written"):
         write(table, str(tmp_path / "none" / "manifest.parquet"))
+
+
+def test_rows_come_some_at_a_time_and_are_written_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_ROWS", 2)
+    names = [f"fan/test/section_00_{n:04d}.wav" for n in range(5)]
+    root = archive(tmp_path / "rec", *names)
+    listed = listing.Listing(root, "dcase")
+    path = str(tmp_path / "m.parquet")
+    write(listed.tables(), path)
+    assert manifest.row_groups(path) == [2, 2, 1]
+    assert read(path).equals(build(root).table)
+    assert [len(table) for table in manifest.scan(path, [1, 2])] == [3]
+    (tmp_path / "rec" / names[0]).rename(tmp_path / "rec" / "fan" / "test" / "odd.wav")
+    (tmp_path / "rec" / "fan" / "attributes_00.csv").write_bytes(b"odd")
+    before = Path(path).read_bytes()
+    with pytest.raises(BadInput, match="attributes_00"):
+        write(listed.tables(), path)
+    assert Path(path).read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.parquet", "rec"]
+
+
+def test_what_the_rows_lack_is_not_told_of_the_file(tmp_path: Path) -> None:
+    def broken() -> Iterator[pa.Table]:
+        yield RECORDINGS.empty_table()
+        raise OSError("the bucket is gone")
+
+    with pytest.raises(OSError, match="the bucket is gone"):
+        write(broken(), str(tmp_path / "m.parquet"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_manifest_is_put_into_a_bucket_whole(tmp_path: Path, bucket: Bucket) -> None:
+    # Larger than one call of an upload takes.
+    table = recordings([("fan", "source", "test", "normal")] * 60_000)
+    table = table.set_column(3, table.schema.field(3), pa.array(token_hex(8) for _ in table["uri"]))
+    for place in (bucket.uri("a b", "m.parquet"), "mock:///m.parquet"):
+        write(table, place)
+        assert read(place).equals(table)
+
+
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_the_attribute_table_wins_wherever_a_store_lists_it(
+    tmp_path: Path, bucket: Bucket, where: str
+) -> None:
+    # In the order of their bytes, the tables' names come last.
+    machines = {f"{n}/{m}": f"v{n}{m}" for n in "ab" for m in ("fan", "pump")}
+    names = [f"{m}/{s}/section_00_0001.wav" for m in machines for s in ("TRAIN", "test", "train")]
+    places = dict.fromkeys(names, b"") | {
+        f"{machine}/attributes_00.csv": (
+            f"file_name,d1p,d1v\ntest/section_00_0001.wav,m-n,{value}\n"
+        ).encode()
+        for machine, value in machines.items()
+    }
+    root = str(tmp_path) if where == "disk" else bucket.uri("rec")
+    for name, data in places.items():
+        uri = store.join(root, *name.split("/"))
+        if where == "disk":
+            store.make_dir(str(Path(uri).parent))
+        store.write_atomic(uri, data)
+    index = build(root)
+    assert len(index.skipped) == 4
+    below = f"{store.resolve(root)[1]}/"
+    found = {
+        store.resolve(row["uri"])[1].removeprefix(below): dict(row["attributes"])
+        for row in index.table.to_pylist()
+    }
+    assert found == {
+        f"{machine}/{split}/section_00_0001.wav": {"m-n": value} if split == "test" else {}
+        for machine, value in machines.items()
+        for split in ("test", "train")
+    }
 
 
 def recordings(rows: list[tuple[str, str, str, str]], folder: str = "/rec") -> pa.Table:

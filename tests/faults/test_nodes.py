@@ -29,7 +29,7 @@ def test_a_lost_node_costs_no_recording_and_changes_no_score(
 ) -> None:
     out = tmp_path / "scores"
     command = score("--address", three_nodes.address, **three_nodes.credentials)
-    embedding = "MapWorker(MapBatches(Embed))"
+    embedding = "MapWorker(MapBatches(EmbedShard))"
     command.wait_for(lambda: len(commits(out)) >= 2 and all(three_nodes.nodes(embedding).values()))
     assert len(commits(out)) < 12
     # What knows which recordings crash lies on the driver's node, the head.
