@@ -299,6 +299,7 @@ class Downstream(Settings):
     """The detectors and what they are fitted on."""
 
     precision: Literal["fp32", "bf16"]
+    engine: Literal["eager", "openvino"]
     reference: Reference
     pseudo_normals: Annotated[int, Field(ge=0)]
     pseudo_normal_space: Literal["embedding", "waveform"]
