@@ -277,6 +277,7 @@ class Gmm(Detector):
     """Negative log-likelihood under a mixture of ``size`` Gaussians."""
 
     kind: Literal["gmm"]
+    starts: Positive
     regularization: Annotated[float, Field(gt=0)]
 
 
