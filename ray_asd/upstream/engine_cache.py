@@ -34,11 +34,11 @@ def kept(key: str, build: Callable[[], bytes], folder: Path | None = None) -> by
         build: makes it.
         folder: where it is kept; this user's cache if None.
     """
-    place = folder or _user_cache()
     try:
+        place = folder or _user_cache()
         _make_own(place)
-    except OSError as error:
-        log.warning("%s: %s; engines are built in every process", place, error)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        log.warning("%s; engines are built in every process", error)
         return build()
     entry = place / key
     found = _read(entry)
@@ -66,9 +66,9 @@ def _make_own(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise PermissionError("not a folder of this user's")
+        raise PermissionError(f"{folder}: not a folder of this user's")
     if stat.S_IMODE(status.st_mode) & 0o077:
-        raise PermissionError("others may enter it; chmod 700, after a look at what it holds")
+        raise PermissionError(f"{folder}: others may enter it; remove it")
 
 
 @contextmanager

@@ -82,6 +82,15 @@ def test_a_folder_that_is_not_ones_own_is_neither_read_nor_written(
     assert not list(tmp_path.glob("*/b"))
 
 
+def test_who_has_no_home_builds_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert kept("a", lambda: b"one") == b"one"
+
+
 def test_what_cannot_be_written_is_built_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
