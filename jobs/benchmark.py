@@ -156,6 +156,8 @@ def _embedding_s(chosen: Recipe, repetitions: int, threads: int) -> float:
             mels=mels,
             frames=frames,
             embedding=embedding,
+            precision=chosen.downstream.precision,
+            engine=chosen.downstream.engine,
             threads=threads,
         )
         clip = random.normal(size=(chosen.clips.segments, mels, frames)).astype(np.float32)

@@ -96,6 +96,7 @@ def score(
     result = {
         "recipe": chosen.name,
         "precision": precision,
+        "engine": chosen.downstream.engine,
         "cores": os.cpu_count(),
         "recordings": recordings,
         "clips_per_s": {name: round(speed, 2) for name, speed in speeds.items()},

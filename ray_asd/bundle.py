@@ -98,6 +98,7 @@ def save(bundle: Bundle, uri: str) -> Bundle:
         ),
         bundle.recipe.hearing_digest(),
         bundle.recipe.downstream.precision,
+        bundle.recipe.downstream.engine,
         json.dumps(bundle.recipe.model_dump(mode="json")["ensembles"], sort_keys=True),
     )
     sections, digests = [], {}
@@ -116,7 +117,10 @@ def save(bundle: Bundle, uri: str) -> Bundle:
         "format": FORMAT,
         "bundle_id": bundle_id,
         "precision": bundle.recipe.downstream.precision,
-        "versions": {name: version(name) for name in ("ray-asd", "torch", "scikit-learn")},
+        "engine": bundle.recipe.downstream.engine,
+        "versions": {
+            name: version(name) for name in ("ray-asd", "torch", "openvino", "scikit-learn")
+        },
         "sections": sections,
         "sha256": checksums,
     }

@@ -277,6 +277,7 @@ class Gmm(Detector):
     """Negative log-likelihood under a mixture of ``size`` Gaussians."""
 
     kind: Literal["gmm"]
+    starts: Positive
     regularization: Annotated[float, Field(gt=0)]
 
 
@@ -299,6 +300,7 @@ class Downstream(Settings):
     """The detectors and what they are fitted on."""
 
     precision: Literal["fp32", "bf16"]
+    engine: Literal["eager", "openvino"]
     reference: Reference
     pseudo_normals: Annotated[int, Field(ge=0)]
     pseudo_normal_space: Literal["embedding", "waveform"]

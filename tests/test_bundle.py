@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,20 @@ def test_another_section_changes_no_old_digest(saved: tuple[Bundle, str], tmp_pa
     grown = bundle.save(Bundle(RECIPE, made.backbones, more), str(tmp_path / "grown"))
     assert {key: grown.digests[key] for key in made.digests} == made.digests
     assert grown.bundle_id != made.bundle_id
+
+
+@pytest.mark.parametrize("change", ["precision=bf16", "engine=eager"])
+def test_another_precision_or_engine_changes_every_digest(
+    saved: tuple[Bundle, str], tmp_path: Path, change: str
+) -> None:
+    made, _ = saved
+    other = recipe.parse(RECIPE.to_yaml(), "other", [f"downstream.{change}"])
+    place = str(tmp_path / "other")
+    again = bundle.save(Bundle(other, made.backbones, made.sections), place)
+    assert all(again.digests[key] != digest for key, digest in made.digests.items())
+    index = json.loads((Path(place) / "bundle.json").read_text())
+    key, value = change.split("=")
+    assert index[key] == value
 
 
 def test_another_front_end_of_one_backbone_changes_every_digest(

@@ -144,6 +144,7 @@ def test_a_file_changes_what_it_extends_and_null_removes(tmp_path) -> None:
         ("extends: demo\nfront_end: {high_hz: 9000}\n", "sample_rate_hz / 2"),
         ("extends: demo\nfront_end: {mels: 0}\n", "front_end.mels: a number of mel bands greater"),
         ("extends: demo\ndownstream: {detectors: {iforest: {kind: iforest}}}\n", "gmm, knn, lof"),
+        ("extends: demo\ndownstream: {engine: tensorrt}\n", "downstream.engine: input should be"),
         ("extends: demo\nensembles: {all: {members: [x/y]}}\n", "efficientnet/knn"),
         ("name: bare\n", "extends: first_shot"),
         ("extends: nowhere\n", "demo, demo_compared, first_shot"),

@@ -42,6 +42,10 @@ class Gmm:
     def fit(cls, points: Points, settings: recipe.Gmm, seed: int) -> Self:
         """Fit ``size`` components to points (n, d).
 
+        Of as many fits as the settings have starts, each from another clustering, the likeliest
+        is kept: EM ends in the nearest optimum, and which one is near to a single start can
+        change with the last bits of the points.
+
         Too few points make for fewer components, two points each at least, and fewer than two
         points a dimension for each component for diagonal covariances; both are logged. A full
         covariance of barely more points than dimensions is singular but for the
@@ -58,7 +62,7 @@ class Gmm:
         if len(points) < _POINTS_A_DIMENSION * points.shape[1] * components:
             shape = "diag"
             log.warning("gmm: %d points in %d dimensions: diagonal covariances", *points.shape)
-        mixture = _fit(points, components, shape, settings.regularization, seed)
+        mixture = _fit(points, components, shape, settings, seed)
         return cls(mixture.weights_, mixture.means_, mixture.precisions_cholesky_, settings.metric)
 
     def score(self, points: Points) -> Points:
@@ -100,7 +104,7 @@ class Gmm:
 register(Gmm)
 
 
-def _fit(points: Points, components: int, shape: str, regularization: float, seed: int) -> Any:
+def _fit(points: Points, components: int, shape: str, settings: recipe.Gmm, seed: int) -> Any:
     # Slow to import, and scoring needs none of it.
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
     from sklearn.mixture import GaussianMixture  # noqa: PLC0415
@@ -112,7 +116,9 @@ def _fit(points: Points, components: int, shape: str, regularization: float, see
         mixture = GaussianMixture(
             n_components=count,
             covariance_type=covariance,
-            reg_covar=regularization,
+            reg_covar=settings.regularization,
+            # From every start the same one is reached where there is but one component.
+            n_init=settings.starts if count > 1 else 1,
             random_state=seed,
         )
         # Threads would sum in another order each time.

@@ -82,12 +82,15 @@ class Embed:
                 frames=self._frames[self._front_ends[name]],
                 embedding=self._recipe.upstream.embedding,
                 precision=self._recipe.downstream.precision,
+                engine=self._recipe.downstream.engine,
                 threads=threads,
                 device=device,
             )
             for name, settings in self._recipe.upstream.backbones.items()
         }
         self._schema = columns.schema(self._recipe)
+        # Now, and not in the first recording's time, for what is compiled.
+        self._hear_a_good_clip()
 
     def __call__(self, recordings: pa.Table) -> pa.Table:
         """One row a clip, in the order of the recordings; see :func:`columns.schema`."""

@@ -71,7 +71,7 @@ class Scoring:
             "seconds": round(time.monotonic() - started, 1),
             "versions": {
                 "python": platform.python_version(),
-                **{name: version(name) for name in ("ray-asd", "ray", "torch")},
+                **{name: version(name) for name in ("ray-asd", "ray", "torch", "openvino")},
             },
         }
         if plan.parts:

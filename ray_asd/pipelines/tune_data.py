@@ -61,7 +61,7 @@ def embedded(
     """
     table = pa.concat_tables([recordings.training, recordings.tests])
     digest = hashlib.sha256(recipe.hearing_digest().encode())
-    digest.update(recipe.downstream.precision.encode())
+    digest.update(f"{recipe.downstream.precision} {recipe.downstream.engine}".encode())
     for name, one in weights.items():
         digest.update(name.encode() + hashlib.sha256(one.read()).digest())
     for name, settings in recipe.upstream.backbones.items():

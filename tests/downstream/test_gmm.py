@@ -57,6 +57,21 @@ def test_separate_clusters_are_each_normal():
     assert max(one, two) + 10 < between
 
 
+def test_the_likeliest_of_several_starts_hardly_depends_on_chance():
+    # Two components for three clusters: a start decides which two share one.
+    random = np.random.default_rng(0)
+    points = np.repeat([[-10.0, 0], [0, 0], [9, 0]], 40, axis=0) + random.normal(size=(120, 2))
+    domains = np.full(len(points), "source")
+
+    def scores(starts):
+        settings = SHIPPED.model_copy(update={"starts": starts})
+        fits = [fit(points, domains, settings, seed=seed) for seed in range(8)]
+        return np.array([detector.score(points) for detector in fits])
+
+    np.testing.assert_allclose(np.ptp(scores(20), axis=0), 0, atol=0.05)
+    assert np.ptp(scores(1), axis=0).max() > 1
+
+
 def test_fewer_components_then_a_diagonal(caplog):
     points = np.random.default_rng(0).normal(size=(9, 16))
     with caplog.at_level(logging.WARNING):

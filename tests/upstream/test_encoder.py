@@ -72,6 +72,29 @@ def test_bf16_rounds_the_trunk_and_nothing_else_changes(name: str) -> None:
     assert again.tobytes() == half.tobytes()
 
 
+@pytest.mark.parametrize("name", ["efficientnet", "transformer"])
+def test_the_engine_embeds_as_torch_does_and_always_alike(name: str) -> None:
+    weights = pack_weights(trained(name))
+    eager, compiled, again = (
+        Encoder(SETTINGS[name], weights, **SHAPE, engine=engine, threads=1)
+        for engine in ("eager", "openvino", "openvino")
+    )
+    expected, embeddings = eager.embed(SEGMENTS), compiled.embed(SEGMENTS)
+    assert np.abs(embeddings - expected).max() < 1e-4 * np.ptp(expected, axis=0).max()
+    assert not np.array_equal(embeddings, expected)
+    compiled.embed(SEGMENTS[::-1])
+    assert compiled.embed(SEGMENTS).tobytes() == embeddings.tobytes()
+    assert again.embed(SEGMENTS).tobytes() == embeddings.tobytes()
+
+
+def test_a_kind_that_is_not_trained_needs_no_engine() -> None:
+    settings = recipe.Statistics(kind="statistics")
+    eager, compiled = (
+        Encoder(settings, None, **SHAPE, engine=engine) for engine in ("eager", "openvino")
+    )
+    assert compiled.embed(SEGMENTS).tobytes() == eager.embed(SEGMENTS).tobytes()
+
+
 def test_folding_leaves_no_batch_normalization_in_the_trunk() -> None:
     backbone = fresh("efficientnet").eval()
     backbone.trunk.fold()
