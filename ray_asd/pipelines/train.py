@@ -38,6 +38,10 @@ HEARD = "heard.json"
 # Of source clips, that a worker keeps between epochs.
 _MOST_HELD_BYTES = 256_000_000
 
+# Ray Train trains beside the worker's main thread, and glibc gives every other thread an arena that
+# hands large tensors back to the kernel after each step: measured, a tenth to a third of the speed.
+_WORKER_ENVIRONMENT = {"env_vars": {"MALLOC_ARENA_MAX": "1"}}
+
 # In a worker's batch, unless workers are asked for: BatchNorm needs some company.
 _FEWEST_CLIPS = 16
 
@@ -226,6 +230,7 @@ def _run(
                 checkpoint_config=ray.train.CheckpointConfig(
                     num_to_keep=recipe.upstream.checkpoints_kept
                 ),
+                worker_runtime_env=_WORKER_ENVIRONMENT,
             ),
             datasets={
                 dataset_name(role, name): getattr(table, role)

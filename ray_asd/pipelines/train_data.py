@@ -70,6 +70,7 @@ def _read(
         partitioning=None,
         ray_remote_args={"num_cpus": _READ_CPUS},
     )
+    whole.context.target_max_block_size = _BLOCK_BYTES
     roles = {}
     for role, wanted in uris.items():
         clips = whole.map_batches(
@@ -91,6 +92,8 @@ def _read(
 _MOST_WATCHED = 1000
 # Of a core, for a task that reads; fractions let it run beside workers that hold most cores.
 _READ_CPUS = 0.25
+# A worker holds a block or two of its own: what that is must not grow with the archive.
+_BLOCK_BYTES = 16_000_000
 # Of the object store, for features that are read once rather than every epoch.
 _SHARE_HELD = 0.25
 
