@@ -118,9 +118,13 @@ class _Stream:
         self._table, self._classes, self._bands = table, classes, bands
 
     def read(self, role: str) -> Iterator[Clip]:
-        """This worker's clips of a role, in the order in which they come."""
+        """This worker's clips of a role, in the order in which they come.
+
+        Their mels are views of the object store's memory: whole blocks are read, since Ray Data
+        copies what it cuts into batches.
+        """
         shard = ray.train.get_dataset_shard(dataset_name(role, self._table))
-        for rows in shard.iter_batches(batch_size=64, batch_format="pyarrow", prefetch_batches=1):
+        for rows in shard.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from clips_of(rows, self._classes, self._bands)
 
 
