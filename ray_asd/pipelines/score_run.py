@@ -55,7 +55,9 @@ class Scoring:
         recordings = sum(shard.rows for shard in shards)
         if shards:
             self.hold_ray()
-            self._consume(self._stream(plan, shards), recordings, outcome)
+            pool = Pool.embedding(len(shards), self.workers)
+            outcome.workers = pool.size
+            self._consume(self._stream(plan, shards, pool), recordings, outcome)
         run = {
             "run_id": plan.run_id,
             "bundle_id": plan.bundle_id,
@@ -79,11 +81,10 @@ class Scoring:
             plans.finish(self.out, plan)
         return run
 
-    def _stream(self, plan: Plan, shards: list[Shard]) -> Any:
+    def _stream(self, plan: Plan, shards: list[Shard], pool: Pool) -> Any:
         """The Ray Data stream over shards, a block each; its rows are those of :class:`Reduce`."""
         recipe, light = self.loaded.recipe, Pool.light()
         watched = in_flight.start(sum(shard.rows for shard in shards))
-        pool = Pool.embedding(len(shards), self.workers)
         # A block a shard. Of tables, Ray would start a task for each, only to look at it.
         blocks = ray.data.from_items(
             [shard._asdict() for shard in shards], override_num_blocks=len(shards)
@@ -129,12 +130,16 @@ class _Outcome:
     """What became of the clips, and how fast."""
 
     def __init__(self) -> None:
+        self.workers = 1
+        """that embed, each a shard at a time"""
         self.scored = 0
         self.scored_s = 0.0
         self.reasons: Counter[str] = Counter()
         self.spent_s: defaultdict[str, float] = defaultdict(float)
         self._began = time.monotonic()
-        self._first: tuple[float, int] | None = None
+        self._first: float | None = None
+        self._warm: tuple[float, int] | None = None
+        self._shards = 0
         self._last = self._began
 
     def add(self, block: pa.Table) -> None:
@@ -151,16 +156,23 @@ class _Outcome:
             if name.startswith(SPENT):
                 self.spent_s[name.removeprefix(SPENT)] += pc.sum(block[name]).as_py() or 0.0
         self._last = time.monotonic()
-        self._first = self._first or (self._last, self._clips())
+        self._first = self._first or self._last
+        self._shards += 1
+        if self._shards == self.workers:
+            self._warm = (self._last, self._clips())
 
     def _clips(self) -> int:
         return self.scored + sum(self.reasons.values())
 
     def _clips_per_s(self) -> float | None:
-        """Clips a second, from the first shard's end to the last one's."""
-        if self._first is None or self._last == self._first[0]:
+        """Clips a second, from when as many shards as workers are done to the last one's end.
+
+        When the first one is, the other workers are as good as through with theirs: counted as
+        if they came after, those would flatter a small archive.
+        """
+        if self._warm is None or self._last == self._warm[0]:
             return None
-        return (self._clips() - self._first[1]) / (self._last - self._first[0])
+        return (self._clips() - self._warm[1]) / (self._last - self._warm[0])
 
     def summary(self) -> dict[str, Any]:
         """Counts, hours and speed, fit for JSON."""
@@ -172,7 +184,7 @@ class _Outcome:
             "reasons": dict(sorted(self.reasons.items())),
             "audio_hours": round(hours, 4),
             "stage_seconds": {stage: round(spent, 2) for stage, spent in self.spent_s.items()},
-            "startup_s": None if self._first is None else round(self._first[0] - self._began, 1),
+            "startup_s": None if self._first is None else round(self._first - self._began, 1),
             "clips_per_s": None if speed is None else round(speed, 2),
             "audio_hours_per_hour": None if speed is None else round(speed * mean_s, 1),
         }
