@@ -50,26 +50,25 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
 
     A Ray that this process already holds is used as it is, and left running.
 
+    What Ray prints goes to standard error (it warns on standard output until it has ended): a
+    result in JSON stays one.
+
     Raises:
         BadInput: the cluster at ``address`` cannot be joined; :func:`join` says why.
         RunFailed: a local Ray does not start.
     """
-    if ray.is_initialized():
-        _quiet_data()
-        with _in_a_line():
-            yield
-        return
-    with ExitStack() as held:
-        # Ray's core writes to standard error of what Ray Data does itself: actors whose
-        # arguments lie in the object store.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        if address is None or address == "local":
-            _own_token()
-            held.enter_context(_on_loopback())
-            _start(cpus)
-        else:
-            join(address)
-        held.callback(ray.shutdown)
+    with redirect_stdout(sys.stderr), ExitStack() as held:
+        if not ray.is_initialized():
+            # Ray's core writes to standard error of what Ray Data does itself: actors whose
+            # arguments lie in the object store.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            if address is None or address == "local":
+                _own_token()
+                held.enter_context(_on_loopback())
+                _start(cpus)
+            else:
+                join(address)
+            held.callback(ray.shutdown)
         _quiet_data()
         held.enter_context(_in_a_line())
         yield
@@ -77,14 +76,9 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
 
 @contextmanager
 def _in_a_line() -> Iterator[None]:
-    """What a task raised is raised here as it was, and Ray's own errors as :class:`RunFailed`.
-
-    What Ray prints meanwhile (it warns on standard output) goes to standard error: a result in
-    JSON stays one.
-    """
+    """What a task raised is raised here as it was, and Ray's own errors as :class:`RunFailed`."""
     try:
-        with redirect_stdout(sys.stderr):
-            yield
+        yield
     except RayError as error:
         raise (our_own(error) or RunFailed(in_a_line(error))) from error
 

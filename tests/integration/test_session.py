@@ -82,3 +82,17 @@ def test_what_ray_prints_is_no_part_of_a_result(
     said = capfd.readouterr()
     assert said.out == ""
     assert "(raylet) WARNING" in said.err
+
+
+def test_nor_is_what_ray_prints_while_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: print("(raylet) WARNING"))
+    for start in ("_own_token", "_start"):
+        monkeypatch.setattr(session, start, lambda *_: None)
+    with session.session():
+        pass
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "(raylet) WARNING" in said.err
