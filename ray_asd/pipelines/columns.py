@@ -10,11 +10,14 @@ from ray_asd.recipe import Recipe
 SPENT = "spent/"
 """Columns of this prefix hold the seconds that a stage took for a row."""
 
+BEGAN = "began_at"
+"""When a worker began with the row's block, in seconds since 1970 by its node's clock."""
+
 
 def schema(recipe: Recipe) -> pa.Schema:
     """Embeddings as they travel: a clip's, or the reason why there are none.
 
-    With its shard, if any, and the seconds that each stage took for it.
+    With its shard, if any, when that was begun, and the seconds that each stage took for it.
     """
     return pa.schema(
         [
@@ -25,6 +28,7 @@ def schema(recipe: Recipe) -> pa.Schema:
             pa.field("may_pass", pa.bool_()),
             pa.field("shard", pa.string()),
             pa.field("shard_recordings", pa.int32()),
+            pa.field(BEGAN, pa.float64()),
             pa.field(f"{SPENT}hear", pa.float64()),
             pa.field(f"{SPENT}embed", pa.float64()),
         ]

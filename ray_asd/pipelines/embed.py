@@ -5,6 +5,7 @@ times as fast as separate stages. ``fit`` and ``score`` both embed through this 
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -26,7 +27,7 @@ from ray_asd.frontend import (
 )
 from ray_asd.frontend.mel import Mel
 from ray_asd.pipelines import columns, plan, stage_metrics
-from ray_asd.pipelines.columns import SPENT
+from ray_asd.pipelines.columns import BEGAN, SPENT
 from ray_asd.pipelines.in_flight import Guard
 from ray_asd.pipelines.stage_metrics import Stopwatch
 from ray_asd.plans import Shard
@@ -94,6 +95,7 @@ class Embed:
 
     def __call__(self, recordings: pa.Table) -> pa.Table:
         """One row a clip, in the order of the recordings; see :func:`columns.schema`."""
+        began = time.time()
         with ExitStack() as held:
             may_touch: Callable[[str], bool] = _always
             go_on: Callable[[], None] = _nothing
@@ -102,7 +104,7 @@ class Embed:
                 may_touch = held.enter_context(self._guard.shard(shard, self._hear_a_good_clip))
                 go_on = held.enter_context(self._guard.patience())
             rows = [
-                row
+                {**row, BEGAN: began}
                 for recording in recordings.to_pylist()
                 for row in self._rows(recording, may_touch, go_on)
             ]

@@ -6,6 +6,7 @@ of the stream is a shard of the plan; what the ledger holds is not scored again.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections import Counter, defaultdict
@@ -23,7 +24,7 @@ from ray_asd import console, plans, scores
 from ray_asd.bundle import Bundle
 from ray_asd.errors import RunFailed
 from ray_asd.pipelines import in_flight, session
-from ray_asd.pipelines.columns import SPENT
+from ray_asd.pipelines.columns import BEGAN, SPENT
 from ray_asd.pipelines.embed import EmbedShard
 from ray_asd.pipelines.plan import Pool
 from ray_asd.pipelines.stages import Detect, Reduce
@@ -55,9 +56,7 @@ class Scoring:
         recordings = sum(shard.rows for shard in shards)
         if shards:
             self.hold_ray()
-            pool = Pool.embedding(len(shards), self.workers)
-            outcome.workers = pool.size
-            self._consume(self._stream(plan, shards, pool), recordings, outcome)
+            self._consume(self._stream(plan, shards), recordings, outcome)
         run = {
             "run_id": plan.run_id,
             "bundle_id": plan.bundle_id,
@@ -81,10 +80,11 @@ class Scoring:
             plans.finish(self.out, plan)
         return run
 
-    def _stream(self, plan: Plan, shards: list[Shard], pool: Pool) -> Any:
+    def _stream(self, plan: Plan, shards: list[Shard]) -> Any:
         """The Ray Data stream over shards, a block each; its rows are those of :class:`Reduce`."""
         recipe, light = self.loaded.recipe, Pool.light()
         watched = in_flight.start(sum(shard.rows for shard in shards))
+        pool = Pool.embedding(len(shards), self.workers)
         # A block a shard. Of tables, Ray would start a task for each, only to look at it.
         blocks = ray.data.from_items(
             [shard._asdict() for shard in shards], override_num_blocks=len(shards)
@@ -130,17 +130,13 @@ class _Outcome:
     """What became of the clips, and how fast."""
 
     def __init__(self) -> None:
-        self.workers = 1
-        """that embed, each a shard at a time"""
         self.scored = 0
         self.scored_s = 0.0
         self.reasons: Counter[str] = Counter()
         self.spent_s: defaultdict[str, float] = defaultdict(float)
-        self._began = time.monotonic()
-        self._first: float | None = None
-        self._warm: tuple[float, int] | None = None
-        self._shards = 0
-        self._last = self._began
+        self._started = time.time()
+        self._first = math.inf
+        self._last = self._started
 
     def add(self, block: pa.Table) -> None:
         """Count a block that the reducer has published."""
@@ -155,24 +151,20 @@ class _Outcome:
         for name in block.column_names:
             if name.startswith(SPENT):
                 self.spent_s[name.removeprefix(SPENT)] += pc.sum(block[name]).as_py() or 0.0
-        self._last = time.monotonic()
-        self._first = self._first or self._last
-        self._shards += 1
-        if self._shards == self.workers:
-            self._warm = (self._last, self._clips())
-
-    def _clips(self) -> int:
-        return self.scored + sum(self.reasons.values())
+        # Of other machines' clocks, which may be behind.
+        first = max(self._started, pc.min(block[BEGAN]).as_py())
+        self._first = min(self._first, first)
+        self._last = time.time()
 
     def _clips_per_s(self) -> float | None:
-        """Clips a second, from when as many shards as workers are done to the last one's end.
+        """Clips a second, from when the first shard was begun to the last one's end.
 
-        When the first one is, the other workers are as good as through with theirs: counted as
-        if they came after, those would flatter a small archive.
+        So all of the work counts: what workers had in hand when the first shard was through
+        would flatter a small archive.
         """
-        if self._warm is None or self._last == self._warm[0]:
+        if self._last <= self._first:
             return None
-        return (self._clips() - self._warm[1]) / (self._last - self._warm[0])
+        return (self.scored + sum(self.reasons.values())) / (self._last - self._first)
 
     def summary(self) -> dict[str, Any]:
         """Counts, hours and speed, fit for JSON."""
@@ -184,7 +176,7 @@ class _Outcome:
             "reasons": dict(sorted(self.reasons.items())),
             "audio_hours": round(hours, 4),
             "stage_seconds": {stage: round(spent, 2) for stage, spent in self.spent_s.items()},
-            "startup_s": None if self._first is None else round(self._first - self._began, 1),
+            "startup_s": None if speed is None else round(self._first - self._started, 1),
             "clips_per_s": None if speed is None else round(speed, 2),
             "audio_hours_per_hour": None if speed is None else round(speed * mean_s, 1),
         }

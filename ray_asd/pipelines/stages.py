@@ -17,7 +17,7 @@ from ray_asd import ledger, scores, tables
 from ray_asd.downstream import score_clips
 from ray_asd.errors import RunFailed
 from ray_asd.pipelines import columns, stage_metrics
-from ray_asd.pipelines.columns import SPENT
+from ray_asd.pipelines.columns import BEGAN, SPENT
 from ray_asd.pipelines.stage_metrics import Stopwatch
 
 RAW = pa.list_(pa.float64())
@@ -79,7 +79,7 @@ class Reduce:
     """Ray Data stage, the last: standardize, combine, decide, publish a shard and commit it.
 
     Returns a row a clip: ``uri``, ``start_s``, ``duration_s``, ``reason`` (null where it was
-    scored), and the seconds that each stage took for it.
+    scored), when its shard was begun, and the seconds that each stage took for it.
     """
 
     def __init__(self, bundle: str, out: str, run_id: str, night: str) -> None:
@@ -123,7 +123,7 @@ class Reduce:
         )
         rows = _with_spent(rows, "reduce", watch)
         spent = [name for name in rows.column_names if name.startswith(SPENT)]
-        return rows.select(["uri", "start_s", "duration_s", "reason", *spent])
+        return rows.select(["uri", "start_s", "duration_s", "reason", BEGAN, *spent])
 
     def _shard(self, rows: pa.Table) -> tuple[str, str]:
         """Name and machine type of the one shard that ``rows`` must be, whole."""
