@@ -22,7 +22,7 @@ upstream:
   backbones: {efficientnet: null}
   checkpoint_epochs: 2
 """
-EPOCHS = 40
+EPOCHS = 14
 
 
 @pytest.fixture
