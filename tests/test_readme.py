@@ -37,7 +37,9 @@ NOT_RUN = {
     ".venv/bin/ray-asd --install-completion": "writes into the shell's settings at home",
     "ray job submit --working-dir . -- python jobs/nightly.py s3://plant/recordings "
     "--bundle s3://plant/bundle --out s3://plant/scores": "there is no cluster",
-    "jobs/benchmark.py score --recordings 400": "measures for minutes",
+    "jobs/benchmark.py score": "measures for minutes",
+    "jobs/benchmark.py train --set upstream.batch=32": "measures for minutes",
+    "jobs/benchmark.py memory": "measures for minutes",
 }
 """Commands that cannot run in a test, and why; that they could is checked by their options."""
 
