@@ -45,7 +45,7 @@ _WORKER_ENVIRONMENT = {
     "env_vars": {
         "MALLOC_ARENA_MAX": "1",
         "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": str(2**32),
+        "MALLOC_TRIM_THRESHOLD_": str(2**40),
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }
 }
