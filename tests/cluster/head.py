@@ -23,9 +23,13 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED":
 
 
 def bare(**ray_settings: str) -> dict[str, str]:
-    """This process's environment with these settings of Ray, and no others."""
+    """This process's environment with these settings of Ray, and no others.
+
+    As on a cluster's machines, ``python`` is the one that has this project.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, **LOOPBACK, "COLUMNS": "200", **ray_settings}
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+    return {**kept, **LOOPBACK, "PATH": path, "COLUMNS": "200", **ray_settings}
 
 
 def free_ports(count: int) -> list[int]:
