@@ -30,6 +30,13 @@ def test_the_detectors_stages_start_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_what_drives_a_run_starts_without_torch() -> None:
+    parts = "enroll, evaluate, fit, score, tune"
+    code = "; ".join(f"import ray_asd.pipelines.{part.strip()}" for part in parts.split(","))
+    code += "; import sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_torch_torchaudio_and_torchvision_share_one_cuda() -> None:
     import torch
     import torchaudio

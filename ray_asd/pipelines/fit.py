@@ -17,7 +17,7 @@ from ray_asd.bundle import Bundle, Key, Section, Weights
 from ray_asd.downstream import ReferenceSet
 from ray_asd.errors import BadInput
 from ray_asd.pipelines import columns, embed, fit_section, mixes, reach, session
-from ray_asd.pipelines.train import heard_by, weights_of
+from ray_asd.pipelines.upstream_run import heard_by, weights_of
 from ray_asd.recipe import Recipe
 
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 from ray_asd import console
 from ray_asd.bundle import Key, Weights
 from ray_asd.downstream import Mixes, ReferenceSet, draw
-from ray_asd.frontend import Missed
 from ray_asd.pipelines import columns
 from ray_asd.pipelines.embed import Embed, over
 from ray_asd.recipe import Recipe
@@ -44,13 +43,7 @@ class EmbedMixes(Embed):
 
     def __call__(self, mixes: pa.Table) -> pa.Table:
         """One row a mix, in their order."""
-        rows = []
-        for mix in mixes.to_pylist():
-            clip = self._hearing.mixed(mix["source"], mix["target"], mix["share"])
-            if isinstance(clip, Missed):
-                rows.append(self._rejection(mix, clip))
-            else:
-                rows.append(self._embedded(mix, clip))
+        rows = [self._embedder.mixed(mix) for mix in mixes.to_pylist()]
         return pa.Table.from_pylist(rows, _embedded_schema(self._recipe))
 
 

@@ -20,20 +20,18 @@ from ray.train.torch import TorchTrainer
 from ray_asd import console
 from ray_asd import recipe as recipes
 from ray_asd.archive import manifest, store
-from ray_asd.bundle import Weights
 from ray_asd.errors import BadInput, RunFailed
 from ray_asd.pipelines import features, metrics_log, plan, reach, session, train_data
 from ray_asd.pipelines.train_clips import dataset_name
 from ray_asd.pipelines.train_data import Data
-from ray_asd.pipelines.train_worker import WEIGHTS, work
+from ray_asd.pipelines.train_worker import work
+from ray_asd.pipelines.upstream_run import HEARD, WEIGHTS
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import (
     Classes,
     steps_per_epoch,
     training_settings,
 )
-
-HEARD = "heard.json"
 
 # Of source clips, that a worker keeps between epochs.
 _MOST_HELD_BYTES = 256_000_000
@@ -161,35 +159,6 @@ def _same_run(out: str, chosen: Recipe, classes: Classes, heard: list[str]) -> N
         )
 
 
-def heard_by(run: str) -> frozenset[str]:
-    """Identities (:func:`manifest.identities`) of the recordings that the encoders trained on.
-
-    Raises:
-        BadInput: the upstream run does not say.
-    """
-    place = store.join(run, HEARD)
-    if not store.exists(place):
-        raise BadInput(f"{place}: missing; `ray-asd train` writes it: train again")
-    return frozenset(json.loads(store.read_bytes(place)))
-
-
-def weights_of(run: str, backbones: list[str]) -> dict[str, Weights]:
-    """The trained encoders' weights in the upstream run ``run``.
-
-    Raises:
-        BadInput: not an upstream run, or a backbone is missing in it.
-    """
-    if not store.exists(store.join(run, "recipe.yaml")):
-        raise BadInput(f"{run}: no recipe.yaml there; name a folder that `ray-asd train` wrote")
-    found = {name: Weights(store.join(run, name, WEIGHTS)) for name in backbones}
-    for name, weights in found.items():
-        if not store.exists(weights.uri):
-            raise BadInput(
-                f"{weights.uri}: missing; `ray-asd train` has not finished the backbone {name}"
-            )
-    return found
-
-
 def _run(
     recipe: Recipe, classes: Classes, data: dict[str, Data], out: str, workers: int | None
 ) -> list[dict[str, Any]]:
@@ -252,7 +221,9 @@ def _run(
         try:
             checkpoint = trainer.fit().checkpoint
         except ray.train.TrainingFailedError as error:
-            raise _as_told(ray.get(log.failure.remote()), error) from None
+            raise _told(ray.get(log.failure.remote())) or _untold(error) from None
+        if failed := _told(ray.get(log.failure.remote())):
+            raise failed
     if checkpoint is None:
         raise RunFailed(f"training left no checkpoint in {out}/checkpoints")
     with checkpoint.as_directory() as folder:
@@ -284,11 +255,15 @@ def _workers(asked: int | None, batch: int, clips: int) -> tuple[int, float, int
     return workers, share, threads, bool(gpus)
 
 
-def _as_told(failure: tuple[str, str] | None, error: Exception) -> Exception:
+def _told(failure: tuple[str, str] | None) -> Exception | None:
     """The workers' own one-line error, where that is what ended the training."""
-    if failure is not None:
-        kind, line = failure
-        return BadInput(line) if kind == BadInput.__name__ else RunFailed(line)
+    if failure is None:
+        return None
+    kind, line = failure
+    return BadInput(line) if kind == BadInput.__name__ else RunFailed(line)
+
+
+def _untold(error: Exception) -> RunFailed:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return RunFailed(
         f"training failed: {lines[-1].strip() if lines else repr(error)}; the same command "

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ray_asd.errors import BadInput, RunFailed
 from ray_asd.pipelines.train_clips import Tables, TrainingClips
+from ray_asd.pipelines.upstream_run import WEIGHTS
 from ray_asd.recipe import Recipe
 from ray_asd.upstream import (
     Classes,
@@ -28,8 +29,6 @@ from ray_asd.upstream import (
     save_weights,
 )
 
-WEIGHTS = "weights.safetensors"
-
 
 def work(config: dict[str, Any]) -> None:
     """Train the recipe's backbones; ``config`` is what :mod:`ray_asd.pipelines.train` hands out.
@@ -39,16 +38,16 @@ def work(config: dict[str, Any]) -> None:
     ``checkpoint_epochs`` back, with the schedule where it stopped.
 
     Raises:
-        RunFailed: training cannot go on, such as from a diverged loss; again, without trying, in
-            a worker group that starts anew.
-        BadInput: features or a checkpoint that do not fit.
+        RunFailed: training cannot go on, such as from a diverged loss. What comes of it is a
+            worker group that starts anew, and ends at once.
+        BadInput: features or a checkpoint that do not fit; likewise.
     """
-    if told := ray.get(config["log"].failure.remote()):
-        raise RunFailed(told[1])
+    if ray.get(config["log"].failure.remote()):
+        return
     try:
         _work(config)
     except (RunFailed, BadInput) as error:
-        # Ray Train wraps exceptions, and starts anew for those that would only come again.
+        # Ray Train starts anew, as for a lost worker: it cannot be told that this comes again.
         kind = BadInput if isinstance(error, BadInput) else RunFailed
         ray.get(config["log"].fail.remote(kind.__name__, str(error)))
         raise
@@ -98,7 +97,10 @@ def _finish(
 def _train(
     training: Training, clips: TrainingClips, done: _Finished, config: dict[str, Any]
 ) -> None:
-    """Train one backbone from where it stands to the end of its schedule."""
+    """Train one backbone from where it stands to the end of its schedule.
+
+    Ray Train hears of checkpoints only: it looks every 2 s, and workers that report wait for it.
+    """
     settings, steps, composer = training.recipe.upstream, clips.steps, clips.composer
     workers = ray.train.get_context().get_world_size()
     for epoch in range(training.steps // steps, settings.epochs):
@@ -118,8 +120,6 @@ def _train(
         last = epoch + 1 == settings.epochs
         if last or (epoch + 1) % settings.checkpoint_epochs == 0:
             _checkpoint(training, line, done, last)
-        else:
-            ray.train.report(line)
         if composer.rank == 0:
             ray.get(config["log"].add.remote(line))
 

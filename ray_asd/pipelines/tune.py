@@ -29,9 +29,9 @@ from ray_asd.pipelines import (
     tune_select,
     tune_space,
 )
-from ray_asd.pipelines.train import heard_by, weights_of
 from ray_asd.pipelines.tune_search import Sweep
 from ray_asd.pipelines.tune_select import OBJECTIVES, Choice, Done
+from ray_asd.pipelines.upstream_run import heard_by, weights_of
 from ray_asd.recipe import Recipe
 
 

@@ -16,7 +16,7 @@ from ray_asd.bundle import Bundle
 from ray_asd.pipelines.embed import Embed
 from ray_asd.pipelines.fit import recipe_of, references_of
 from ray_asd.pipelines.fit_section import fit_section
-from ray_asd.pipelines.train import weights_of
+from ray_asd.pipelines.upstream_run import weights_of
 from ray_asd.upstream import Classes, Training, pack_weights
 from tests.conftest import TINY
 from tests.faults.commands import Command

@@ -22,7 +22,7 @@ upstream:
   backbones: {efficientnet: null}
   checkpoint_epochs: 2
 """
-EPOCHS = 14
+EPOCHS = 10
 
 
 @pytest.fixture
@@ -132,18 +132,3 @@ def test_a_killed_driver_is_carried_on_from_the_last_checkpoint(
     # for one checkpoint interval at most.
     assert lines_of(run)[: len(before) - 1] == before[:-1]
     assert not (run / "run.json").read_text().count("NaN")
-
-
-def test_a_diverging_loss_ends_with_one_line_and_keeps_the_last_good_checkpoint(
-    train: Callable[..., Command], tmp_path: Path
-) -> None:
-    command = train(
-        "upstream.learning_rate=1e30", "upstream.gradient_clip=1e30", "upstream.checkpoint_epochs=1"
-    )
-    code, said = command.end()
-    assert code == 1
-    told = [line for line in said.splitlines() if line.startswith("ray-asd: ")]
-    assert len(told) == 1
-    assert "training of transformer diverged at step" in told[0]
-    assert "lower upstream.learning_rate" in told[0]
-    assert "Traceback" not in said

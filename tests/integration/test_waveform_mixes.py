@@ -10,7 +10,7 @@ from ray_asd import bundle
 from ray_asd.archive import manifest
 from ray_asd.downstream import ReferenceSet
 from ray_asd.pipelines import fit, tune_data
-from ray_asd.pipelines.train import weights_of
+from ray_asd.pipelines.upstream_run import weights_of
 from tests.conftest import System
 
 pytestmark = pytest.mark.integration
