@@ -6,8 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+import ray_asd
+from ray_asd.archive import manifest
 from tests.faults.commands import Command, sabotage
 from tests.faults.outcome import assert_same_scores, commits, outcomes, sound
 
@@ -41,6 +44,10 @@ def rename(archive: Path, machine_type: str, name: str) -> str:
     new = f"{file.stem}_{name}_1.wav"
     file.rename(file.with_name(new))
     return new
+
+
+def fingerprints(rows: pa.Table) -> dict[str, str]:
+    return dict(zip(rows["uri"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
 
 
 def committed(out: Path, enough: int) -> bool:
@@ -86,3 +93,31 @@ def test_a_driver_killed_twice_is_carried_on_by_the_same_command(
     assert not reasons
     assert seen.items() <= {path: path.stat().st_mtime_ns for path in commits(out)}.items()
     assert_same_scores(out, undisturbed)
+
+
+def test_recordings_that_change_after_they_are_planned_wait_for_the_next_night(
+    archive: Path,
+    score: Callable[..., Command],
+    undisturbed: dict[str, float],
+    tmp_path: Path,
+) -> None:
+    out, aside = tmp_path / "scores", tmp_path / "aside.wav"
+    deleted, *_, other, replaced = sorted(archive.rglob("*.wav"))
+    command = score()
+    command.wait_for(lambda: any((out / "ledger" / "plans").glob("*.json")))
+    deleted.rename(aside)
+    shutil.copy(other, replaced)
+    command.end_well()
+    vanished = {deleted.name: "vanished", replaced.name: "vanished"}
+    scored, reasons = outcomes(out)
+    assert reasons == vanished
+    assert scored == Counter(undisturbed.keys() - vanished.keys())
+
+    aside.rename(deleted)
+    score().end_well()
+    scored, reasons = outcomes(out)
+    assert reasons == vanished
+    assert scored == sound(archive)
+    there, rows = manifest.build(str(archive)).table, ray_asd.read_scores(str(out))
+    assert fingerprints(rows) == fingerprints(there)
+    assert_same_scores(out, {**undisturbed, replaced.name: undisturbed[other.name]})

@@ -11,11 +11,17 @@ from pyarrow import fs
 
 from ray_asd.archive import store
 from tests.conftest import Bucket, make_bucket
-from tests.faults.commands import Command
+from tests.faults.commands import Command, sabotage
 from tests.faults.outcome import assert_same_scores, outcomes, sound
 from tests.faults.refusing_store import RefusingStore
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
+
+# Of seven calls: whoever is refused each time has waited half as long.
+LESS_PATIENT = """
+from ray_asd.archive import store
+store._ATTEMPTS = 6
+"""
 
 
 @pytest.fixture
@@ -60,19 +66,20 @@ def test_a_store_that_refuses_a_tenth_of_all_calls_costs_no_recording(
     archive: Path,
     run: Callable[..., Command],
     undisturbed: dict[str, float],
+    tmp_path: Path,
 ) -> None:
-    out = bucket.uri("scores")
+    out, patience = bucket.uri("scores"), sabotage(tmp_path, LESS_PATIENT)
     night = ["score", bucket.uri("archive"), "--bundle", bucket.uri("bundle"), "--out", out]
     unread = min(sound(archive))
     refusing.share, refusing.never = 0.1, f"/{unread}"
-    run(*night).end_well()
+    run(*night, **patience).end_well()
     assert set(refusing.refused) == {"error", "busy", "dropped", "lost"}
     scored, reasons = outcomes(out)
     assert scored == sound(archive) - Counter([unread])
     assert reasons == {unread: "unreadable"}
     # The next night it answers.
     refusing.never = ""
-    run(*night).end_well()
+    run(*night, **patience).end_well()
     scored, reasons = outcomes(out)
     assert scored == sound(archive)
     assert reasons == {unread: "unreadable"}
