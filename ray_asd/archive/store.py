@@ -157,23 +157,13 @@ def write_atomic(uri: str, data: bytes) -> None:
         OSError: it cannot be written; what stood there before still does.
     """
     filesystem, path = resolve(uri)
-    if not isinstance(filesystem, fs.LocalFileSystem):
-        # A put becomes visible when it is complete.
-        with filesystem.open_output_stream(path) as stream:
-            stream.write(data)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        with written_whole(uri) as temporary:
+            Path(temporary).write_bytes(data)
         return
-    temporary = _beside(os.path.dirname(path), path)
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        _put_in_place(temporary, path)
-    except BaseException as error:
-        with suppress(FileNotFoundError):
-            os.remove(temporary)
-        if isinstance(error, OSError):
-            # One of a write names no file.
-            error.filename = path
-        raise
+    # A put becomes visible when it is complete.
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(data)
 
 
 @contextmanager
