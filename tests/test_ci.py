@@ -79,6 +79,6 @@ def test_without_one_it_says_so_and_goes_on(
 
 def test_it_is_the_first_step() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert lines[-4:] == [".ci/browser", "make", "make lint", "make test"]
+    assert lines[-5:] == [".ci/browser", "make", "make lint", "make test", "make slow"]
     for name in ("run", "browser"):
         assert (ROOT / ".ci" / name).stat().st_mode & 0o111
