@@ -31,8 +31,8 @@ def test_the_detectors_stages_start_without_torch() -> None:
 
 
 def test_what_drives_a_run_starts_without_torch() -> None:
-    parts = "enroll, evaluate, fit, score, tune"
-    code = "; ".join(f"import ray_asd.pipelines.{part.strip()}" for part in parts.split(","))
+    parts = "enroll", "evaluate", "fit", "score", "tune"
+    code = "; ".join(f"import ray_asd.pipelines.{part}" for part in parts)
     code += "; import sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -194,7 +194,8 @@ def written_whole(uri: str) -> Iterator[str]:
             error.filename = path
         raise
     finally:
-        with suppress(FileNotFoundError):
+        # What keeps a file from being made keeps it from being removed.
+        with suppress(OSError):
             os.remove(temporary)
 
 

@@ -1,7 +1,7 @@
 """A recording's way to its embeddings within one process: decoder, front ends and backbones.
 
-Apart from :mod:`ray_asd.pipelines.embed`, for it imports torch, which takes seconds: what drives
-a run does without.
+Separate from :mod:`ray_asd.pipelines.embed`, because it imports torch, which takes seconds: what
+drives a run does without.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Embedder:
         return self._row(mix, self._hearing.mixed(mix["source"], mix["target"], mix["share"]))
 
     def rejected(self, recording: dict[str, Any], reason: Reason, detail: str) -> dict[str, Any]:
-        """The row of a recording that is not listened to."""
+        """The row of a recording that is not decoded."""
         return self._rejection(recording, Missed(0.0, 0.0, reason, detail))
 
     def embed_a_good_clip(self) -> None:

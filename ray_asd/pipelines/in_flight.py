@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_asd.errors import RunFailed
+from ray_asd.pipelines import placement
 
 # More crashed recordings than this, and more than the share: then it is the machine.
 _MOST_CRASHED = 10
@@ -80,10 +80,8 @@ class InFlight:
 
 def start(recordings: int) -> Any:
     """The actor, on this process's node: as long as the driver's node stands, so does it."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    # A byte of memory, since Ray places an actor that asks for nothing wherever it likes.
-    remote = ray.remote(num_cpus=0, memory=1, max_restarts=-1, max_task_retries=-1)(InFlight)
-    return remote.options(scheduling_strategy=here).remote(recordings)
+    remote = ray.remote(max_restarts=-1, max_task_retries=-1, **placement.beside_the_driver())
+    return remote(InFlight).remote(recordings)
 
 
 class Guard:

@@ -16,6 +16,7 @@ from tensorboardX import SummaryWriter
 
 from ray_asd import console
 from ray_asd.archive import store
+from ray_asd.pipelines import placement
 
 EVENTS = "events.out.tfevents.epochs"
 """TensorBoard's log; it looks for files whose name holds ``tfevents``."""
@@ -53,7 +54,7 @@ def followed(epochs: dict[str, int], out: str) -> Iterator[tuple[Any, list[dict[
     leaves them too. ``epochs`` are those of each backbone, in the order in which they are trained.
     Yields the actor that workers report to, and the lines that came so far.
     """
-    log = ray.remote(num_cpus=0)(MetricsLog).remote()
+    log = ray.remote(**placement.beside_the_driver())(MetricsLog).remote()
     lines: list[dict[str, Any]] = []
     ended = threading.Event()
     place = 0

@@ -24,6 +24,7 @@ from ray_asd.archive import store
 from ray_asd.bundle import Bundle, Key
 from ray_asd.errors import BadInput
 from ray_asd.pipelines import columns, session
+from ray_asd.pipelines.embed import Embed
 from ray_asd.recipe import Recipe
 from ray_asd.reporting import contents, maps, page, parts, summary, tally, walks
 from ray_asd.reporting.contents import Found
@@ -126,8 +127,6 @@ def _mapped(rows: Mapping[Key, list[dict[str, Any]]], loaded: Bundle, uri: str) 
     count = sum(map(len, firsts.values()))
     if not count:
         return {}
-    from ray_asd.pipelines.embed import Embed  # noqa: PLC0415, torch is slow to import
-
     recipe = _of_first_backbone(loaded.recipe)
     (backbone,) = recipe.upstream.backbones
     embed = Embed(recipe.model_dump(), bundles.weights_of(uri))

@@ -221,8 +221,8 @@ def _run(
         try:
             checkpoint = trainer.fit().checkpoint
         except ray.train.TrainingFailedError as error:
-            raise _told(ray.get(log.failure.remote())) or _untold(error) from None
-        if failed := _told(ray.get(log.failure.remote())):
+            raise _own_error(ray.get(log.failure.remote())) or _ray_error(error) from None
+        if failed := _own_error(ray.get(log.failure.remote())):
             raise failed
     if checkpoint is None:
         raise RunFailed(f"training left no checkpoint in {out}/checkpoints")
@@ -255,7 +255,7 @@ def _workers(asked: int | None, batch: int, clips: int) -> tuple[int, float, int
     return workers, share, threads, bool(gpus)
 
 
-def _told(failure: tuple[str, str] | None) -> Exception | None:
+def _own_error(failure: tuple[str, str] | None) -> Exception | None:
     """The workers' own one-line error, where that is what ended the training."""
     if failure is None:
         return None
@@ -263,7 +263,7 @@ def _told(failure: tuple[str, str] | None) -> Exception | None:
     return BadInput(line) if kind == BadInput.__name__ else RunFailed(line)
 
 
-def _untold(error: Exception) -> RunFailed:
+def _ray_error(error: Exception) -> RunFailed:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return RunFailed(
         f"training failed: {lines[-1].strip() if lines else repr(error)}; the same command "

@@ -34,8 +34,8 @@ def work(config: dict[str, Any]) -> None:
     """Train the recipe's backbones; ``config`` is what :mod:`ray_asd.pipelines.train` hands out.
 
     A checkpoint holds the weights of the backbones that are finished and the whole state of the
-    one at hand. A worker group that starts anew carries on from the last one, at most
-    ``checkpoint_epochs`` back, with the schedule where it stopped.
+    one at hand. A worker group that starts anew carries on from the last one that Ray Train's
+    controller has seen (it looks every 2 s), with the schedule where it stopped.
 
     Raises:
         RunFailed: training cannot go on, such as from a diverged loss. What comes of it is a

@@ -17,7 +17,7 @@ from tests.faults.refusing_store import RefusingStore
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
-# Of seven calls: whoever is refused each time has waited half as long.
+# One attempt fewer than usual: half the wait for what is never answered.
 LESS_PATIENT = """
 from ray_asd.archive import store
 store._ATTEMPTS = 6
